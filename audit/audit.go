@@ -1,0 +1,179 @@
+// Package audit keeps a record of every use of a secret that cannot be changed, cut or invented unseen.
+//
+// It appends records to a stream of files (Open, Append, Note), checks what is there (Verify, VerifyExport) and searches
+// it (Query, Export). The format is written down in FORMAT.md.
+//
+// It does not decide what is recorded, and it holds no value of a secret: at most a keyed fingerprint. It cannot know
+// what was written after the newest anchor and then cut off: Verify counts such records as unproven and never says
+// plain OK to them.
+//
+// Invariants: Append returns nil only when the record is on the disk; the key of a durable record is nowhere in memory;
+// no byte of a line lies outside the chain.
+package audit
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// The types of records. A summary of many like records has the type of these and a Count above one.
+const (
+	TypeOpen               = "open"       // a session begins
+	TypeGrant              = "grant"      // a secret is granted to a session
+	TypeSubstitute         = "substitute" // a secret is about to leave for an upstream
+	TypeResult             = "result"     // what came of it; the ID ties the two
+	TypeDeny               = "deny"
+	TypeMisplaced          = "misplaced"
+	TypePassthrough        = "passthrough"
+	TypeDeliver            = "deliver"
+	TypeRevoke             = "revoke"
+	TypeClose              = "close" // a session ends
+	TypeClientRejectedLeaf = "client_rejected_leaf"
+	TypeMark               = "mark"
+
+	typeStream    = "stream"     // the first record of a stream
+	typeSegment   = "segment"    // the first record of each further segment
+	typeClockJump = "clock_jump" // the wall clock moved against the monotonic one
+	typeSeal      = "seal"       // the last record of a stream that ended in order
+)
+
+// A Process is who asked. The zero Process is unknown.
+type Process struct {
+	PID   int    `json:"pid"`
+	Start uint64 `json:"start"` // clock ticks since the machine was started, as in /proc/PID/stat
+	Exe   string `json:"exe"`
+	UID   int    `json:"uid"`
+	Depth int    `json:"depth"` // generations below the command of the session
+}
+
+// A Use is one secret put in one place. Fingerprint is made with Log.Fingerprint.
+type Use struct {
+	Secret      string `json:"secret"`
+	Version     string `json:"version,omitempty"`
+	Fingerprint string `json:"fingerprint,omitempty"`
+	Surface     string `json:"surface,omitempty"`
+	Count       int    `json:"count,omitempty"`
+}
+
+// A Record is one event. Zero fields are left out of the line. No field may hold a value, a placeholder, a query string
+// or an argument list; strings are cut, visibly, at 4 KiB.
+type Record struct {
+	Type      string        `json:"type"`
+	Session   string        `json:"session,omitempty"`
+	Profile   string        `json:"profile,omitempty"`
+	Isolation string        `json:"isolation,omitempty"`
+	Process   Process       `json:"process,omitzero"`
+	Host      string        `json:"host,omitempty"`
+	Port      int           `json:"port,omitempty"`
+	Scheme    string        `json:"scheme,omitempty"`
+	Method    string        `json:"method,omitempty"`
+	Path      string        `json:"path,omitempty"` // with {secret-name} where a placeholder stood
+	Rule      string        `json:"rule,omitempty"`
+	Uses      []Use         `json:"uses,omitempty"`
+	ID        string        `json:"id,omitempty"` // of the request; ties a result to its substitute
+	Code      string        `json:"code,omitempty"`
+	Status    int           `json:"status,omitempty"`
+	BytesIn   int64         `json:"bytes_in,omitempty"`
+	BytesOut  int64         `json:"bytes_out,omitempty"`
+	Duration  time.Duration `json:"-"`                 // duration_us in the line
+	Command   string        `json:"command,omitempty"` // base name of the executable only
+	RulesHash string        `json:"rules_hash,omitempty"`
+	Reason    string        `json:"reason,omitempty"`
+	Secrets   []string      `json:"secrets,omitempty"`
+	Variables []string      `json:"variables,omitempty"`
+	Count     int           `json:"count,omitempty"`
+}
+
+// Keys are what a log is opened with; both are required.
+type Keys struct {
+	Vault    []byte // 32 bytes, the same for every stream of a home: they vouch for opening records and key the fingerprints
+	Recovery string // public half of the recovery key (age1…); the private half is not on the machine
+}
+
+// A Config may be zero.
+type Config struct {
+	Version      string           // of the program, for the opening record
+	SegmentBytes int64            // a segment that is longer is followed by a new one; 0: 64 MiB
+	Retain       Retention        // what Open removes; zero: nothing
+	Journal      *Journal         // marks and the seal are sent there, too; nil: nowhere
+	Now          func() time.Time // the wall clock; nil: time.Now
+}
+
+// An Anchor says that the record Seq of a stream existed and had this H: a copy of it outside the log proves that the log
+// reached at least so far. MAC shows that it was not made up.
+type Anchor struct {
+	Stream string    `json:"stream"`
+	Seq    uint64    `json:"seq"`
+	H      string    `json:"h"`
+	MAC    string    `json:"mac"`
+	Time   time.Time `json:"time"`
+	Source Source    `json:"-"` // where it was found
+}
+
+// A Source says where an anchor was found, hence what it is worth.
+type Source string
+
+const (
+	Receipt     Source = "receipt" // the zero Source counts as this one
+	LiveGateway Source = "live gateway"
+	JournalLine Source = "journal" // anybody may write there: it counts only with a MAC that checks
+)
+
+// ParseReceipt finds the anchors in a receipt: a JSON object with a member "anchor" or "anchors", or an anchor itself.
+func ParseReceipt(data []byte) ([]Anchor, error) {
+	var receipt struct {
+		Anchor
+		One  *Anchor  `json:"anchor"`
+		Many []Anchor `json:"anchors"`
+	}
+	if err := json.Unmarshal(data, &receipt); err != nil {
+		return nil, fmt.Errorf("parse receipt: not a JSON object of a receipt")
+	}
+	anchors := receipt.Many
+	if receipt.One != nil {
+		anchors = append(anchors, *receipt.One)
+	}
+	if receipt.Stream != "" {
+		anchors = append(anchors, receipt.Anchor)
+	}
+	for _, a := range anchors {
+		if err := a.valid(); err != nil {
+			return nil, fmt.Errorf("parse receipt: %w", err)
+		}
+	}
+	if len(anchors) == 0 {
+		return nil, errors.New("parse receipt: it holds no anchor")
+	}
+	return anchors, nil
+}
+
+func (a Anchor) valid() error {
+	_, idOK := parseStreamID(a.Stream)
+	_, hOK := parseHex(a.H)
+	_, macOK := parseHex(a.MAC)
+	if !idOK || !hOK || a.Seq == 0 || (a.MAC != "" && !macOK) {
+		return errors.New("malformed anchor")
+	}
+	return nil
+}
+
+// An UnavailableError says that a record could not be made durable. Nothing may be done that needs it.
+type UnavailableError struct {
+	Path string
+	Err  error
+}
+
+func (e *UnavailableError) Error() string {
+	return fmt.Sprintf("write audit log %q: %v", e.Path, e.Err)
+}
+func (e *UnavailableError) Unwrap() error { return e.Err }
+
+// A KeyError says that a key is missing, malformed or not the one the log was made with.
+type KeyError struct{ Key, Problem string }
+
+func (e *KeyError) Error() string { return fmt.Sprintf("read audit %s key: %s", e.Key, e.Problem) }
+
+// ErrClosed is inside the UnavailableError of a log that was closed.
+var ErrClosed = errors.New("the log is closed")
