@@ -1,0 +1,17 @@
+// Command standin is a forward proxy that swaps credentials on the wire: a
+// command started by "standin run" holds placeholders only, and the real
+// values are put in for the hosts, and at the places, that the rules name.
+//
+// It assembles the other packages and does nothing on the wire itself. It is
+// the only package that knows all the others, and the only one that prints or
+// exits.
+package main
+
+import (
+	"os"
+)
+
+func main() {
+	p := &program{in: os.Stdin, out: os.Stdout, err: os.Stderr, args: os.Args[1:], env: os.Environ()}
+	os.Exit(p.main())
+}

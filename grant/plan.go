@@ -1,0 +1,266 @@
+package grant
+
+import (
+	"context"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"standin/rules"
+)
+
+// Request is what a client sent, as far as substitution looks at it.
+type Request struct {
+	Header http.Header // canonical names, one entry a line
+	Path   string      // raw, as on the wire, without the query
+	Query  string      // raw, without "?"
+	Body   []byte      // a body that was read first; nil when there is none or it streams
+	Match  rules.Match
+}
+
+// Use is one secret that a plan puts at one surface.
+type Use struct {
+	Secret, Version, Fingerprint, Surface string
+}
+
+// Plan is what Prepare decided. Applying it is the only way in which a value
+// reaches a request.
+type Plan struct {
+	Uses      []Use
+	Misplaced []string // secrets whose placeholders stand in the body, and stay there
+	edits     []edit
+}
+
+// edit puts a value into a request.
+type edit func(*Request)
+
+// Apply puts the values where the placeholders stand. Header is changed in
+// place; Path, Query and Body are replaced.
+func (p *Plan) Apply(r *Request) {
+	if fault == "substitution" {
+		return
+	}
+	for _, e := range p.edits {
+		e(r)
+	}
+}
+
+// prep is the work of one Prepare.
+type prep struct {
+	ctx     context.Context
+	s       *Session
+	r       *Request
+	rule    *rules.Rule
+	plan    *Plan
+	granted map[string]*held // the values that this plan uses
+}
+
+// Prepare decides what a request may carry, and reserves the uses that it
+// takes. It changes nothing in the request. The error is a *Refusal: a known
+// placeholder where no rule allows it, a missing or used-up grant, a value that
+// cannot stand at its surface, a malformed part that a surface names, or a
+// source that does not answer.
+func (s *Session) Prepare(ctx context.Context, r *Request) (*Plan, error) {
+	if err := s.Live(); err != nil {
+		return nil, err
+	}
+	p := &prep{ctx: ctx, s: s, r: r, rule: r.Match.Rule, plan: &Plan{}}
+	if p.rule == nil {
+		p.rule = &noRule
+	}
+	for _, look := range []func() error{p.headers, p.path, p.query, p.body} {
+		if err := look(); err != nil {
+			s.refused(err)
+			return nil, err
+		}
+	}
+	if err := s.reserve(p.granted); err != nil {
+		return nil, err
+	}
+	s.NoteMisplaced(p.plan.Misplaced)
+	return p.plan, nil
+}
+
+// noRule stands where no rule matches: it allows no surface.
+var noRule = rules.Rule{}
+
+// reserve counts one use of each secret, or none of any.
+func (s *Session) reserve(granted map[string]*held) error {
+	if len(granted) == 0 {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for name := range granted {
+		g := s.grants[name]
+		if g == nil {
+			return &Refusal{Code: "no_grant", Secret: name}
+		}
+		if g.limited && g.left == 0 {
+			return &Refusal{Code: "uses_exhausted", Secret: name}
+		}
+	}
+	for name := range granted {
+		g := s.grants[name]
+		g.left--
+		g.used++
+		g.lastUsed = time.Now()
+	}
+	return nil
+}
+
+// place decides about one placeholder at one surface and returns the value.
+func (p *prep) place(secret string, at rules.Surface) (*held, error) {
+	if !p.allows(secret, at) && fault != "refusal" {
+		return nil, &Refusal{Code: "placeholder_misplaced", Secret: secret, Surface: at.String()}
+	}
+	p.s.mu.Lock()
+	g := p.s.grants[secret]
+	p.s.mu.Unlock()
+	if g == nil {
+		return nil, &Refusal{Code: "no_grant", Secret: secret, Surface: at.String()}
+	}
+	value, err := p.s.value(p.ctx, g.secret)
+	if err != nil {
+		return nil, &Refusal{Code: "vault_unavailable", Secret: secret, Cause: err}
+	}
+	if p.granted == nil {
+		p.granted = map[string]*held{}
+	}
+	p.granted[secret] = value
+	p.plan.Uses = append(p.plan.Uses, Use{secret, value.Version, value.fingerprint, at.String()})
+	if fault == "panic" {
+		panic(string(value.Secret.Reveal()))
+	}
+	return value, nil
+}
+
+func (p *prep) allows(secret string, at rules.Surface) bool {
+	for _, sub := range p.rule.Substitute {
+		if sub.Secret == secret && slices.Contains(sub.In, at) {
+			return true
+		}
+	}
+	return false
+}
+
+// named lists the names of the rule's surfaces of one kind.
+func (p *prep) named(kind rules.Kind) []string {
+	var names []string
+	for _, sub := range p.rule.Substitute {
+		for _, surface := range sub.In {
+			if surface.Kind == kind && !slices.Contains(names, surface.Name) {
+				names = append(names, surface.Name)
+			}
+		}
+	}
+	return names
+}
+
+// replaced puts the value where the one placeholder of decoded stands. Two
+// placeholders in one part are misplaced: no client writes that. It answers ""
+// and false when there is none.
+func (p *prep) replaced(decoded string, at rules.Surface, safe func(string) bool) (string, bool, error) {
+	hit, ok := p.s.index.Next(decoded, 0)
+	if !ok {
+		return "", false, nil
+	}
+	if _, more := p.s.index.Next(decoded, hit.End); more {
+		return "", false, &Refusal{Code: "placeholder_misplaced", Secret: hit.Placeholder.Secret, Surface: at.String()}
+	}
+	value, err := p.place(hit.Placeholder.Secret, at)
+	if err != nil {
+		return "", false, err
+	}
+	text := string(value.Secret.Reveal())
+	if !safe(text) {
+		return "", false, &Refusal{Code: "unsafe_value", Secret: hit.Placeholder.Secret, Surface: at.String()}
+	}
+	return decoded[:hit.Start] + text + decoded[hit.End:], true, nil
+}
+
+// misplaced refuses when a placeholder stands in text, at a place that no
+// surface covers.
+func (p *prep) misplaced(text, place string) error {
+	if hit, ok := p.s.index.Next(text, 0); ok {
+		return &Refusal{Code: "placeholder_misplaced", Secret: hit.Placeholder.Secret, Surface: place}
+	}
+	return nil
+}
+
+// refused counts what a refusal says about a secret.
+func (s *Session) refused(err error) {
+	if r := AsRefusal(err); r.Code == "placeholder_misplaced" {
+		s.NoteMisplaced([]string{r.Secret})
+	}
+}
+
+// NoteMisplaced counts placeholders that were noticed where none belongs.
+func (s *Session) NoteMisplaced(secrets []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, name := range secrets {
+		if g := s.grants[name]; g != nil {
+			g.misplaced++
+		}
+		s.alarms++
+	}
+}
+
+// headers looks at every header: names, values, the parts of Basic credentials
+// and of cookies.
+func (p *prep) headers() error {
+	for name, values := range p.r.Header {
+		if len(name) > len(Marker)+tailLength {
+			if err := p.misplaced(strings.ToLower(name), "header name"); err != nil {
+				return err
+			}
+		}
+		if err := p.header(name, values); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *prep) header(name string, values []string) error {
+	at := rules.Surface{Kind: rules.Header, Name: name}
+	if len(values) > 1 && p.namesHeader(at) {
+		return &Refusal{Code: "bad_request", Surface: at.String()}
+	}
+	for i, value := range values {
+		if name == "Cookie" {
+			if err := p.cookies(i, value); err != nil {
+				return err
+			}
+			continue
+		}
+		if name == "Authorization" {
+			if done, err := p.basic(value); done || err != nil {
+				return err
+			}
+		}
+		text, ok, err := p.replaced(value, at, safeInHeader)
+		if err != nil {
+			return err
+		}
+		if ok {
+			p.plan.edits = append(p.plan.edits, func(r *Request) { r.Header[name] = []string{text} })
+		}
+	}
+	return nil
+}
+
+// namesHeader says whether the rule substitutes in this header, in any form.
+func (p *prep) namesHeader(at rules.Surface) bool {
+	for _, sub := range p.rule.Substitute {
+		for _, surface := range sub.In {
+			basic := surface.Kind == rules.BasicUser || surface.Kind == rules.BasicPassword
+			if surface == at || basic && at.Name == "Authorization" {
+				return true
+			}
+		}
+	}
+	return false
+}

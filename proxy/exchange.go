@@ -1,0 +1,322 @@
+package proxy
+
+import (
+	"crypto/tls"
+	"errors"
+	"io"
+	"net/http"
+	"net/textproto"
+	"strings"
+	"time"
+
+	"standin/audit"
+	"standin/grant"
+	"standin/rules"
+)
+
+// exchange is one request and its answer.
+type exchange struct {
+	p      *Proxy
+	t      *tunnel
+	w      *plainWriter
+	r      *http.Request
+	id     string
+	began  time.Time
+	path   string // raw, as on the wire
+	query  string // raw, without "?"
+	asked  bool   // a "?" stood in the target
+	match  rules.Match
+	logged string // the path as the record may say it
+	sent   bool   // it was sent on, as far as can be known
+}
+
+// serveDecrypted serves one request of a tunnel.
+func (p *Proxy) serveDecrypted(w http.ResponseWriter, r *http.Request) {
+	var t *tunnel
+	switch conn := r.Context().Value(connKey{}).(type) {
+	case *tls.Conn:
+		t, _ = conn.NetConn().(*tunnel)
+	case *tunnel:
+		t = conn
+	}
+	if t == nil {
+		writeRefusal(w, "internal", newID())
+		return
+	}
+	p.exchange(w, r, t)
+}
+
+// exchange serves one request, and contains whatever goes wrong in it.
+func (p *Proxy) exchange(w http.ResponseWriter, r *http.Request, t *tunnel) {
+	x := &exchange{p: p, t: t, w: &plainWriter{ResponseWriter: w}, r: r, id: newID(), began: time.Now()}
+	defer p.contain(x.w, "exchange")
+	if err := x.check(); err != nil {
+		x.refuse(err)
+		return
+	}
+	if err := x.serve(); err != nil {
+		x.refuse(err)
+	}
+}
+
+// refuse answers with the code of err and records it.
+func (x *exchange) refuse(err error) {
+	r := x.p.refusalOf(err, "request")
+	rec := x.record("deny")
+	if x.sent {
+		rec.Type, rec.Duration = "result", time.Since(x.began)
+	}
+	rec.Code, rec.Status = r.Code, answerFor(r.Code).status
+	if r.Secret != "" {
+		rec.Secrets = []string{r.Secret}
+	}
+	rec.Reason = r.Surface
+	if r.Code == "placeholder_misplaced" {
+		rec.Type = "misplaced"
+	}
+	x.p.note(rec)
+	if x.r.ProtoMajor == 1 && x.r.ContentLength != 0 {
+		// What is left of the body must not be taken for a request.
+		x.w.Header().Set("Connection", "close")
+		defer x.w.Header().Set("Connection", "close")
+	}
+	writeRefusal(x.w, r.Code, x.id)
+}
+
+// record begins a record of this request.
+func (x *exchange) record(kind string) *audit.Record {
+	rec := x.t.record(kind)
+	rec.ID, rec.Method, rec.Path = x.id, x.r.Method, x.logged
+	if len(rec.Method) > 32 {
+		rec.Method = ""
+	}
+	if x.match.Rule != nil {
+		rec.Rule = x.match.Rule.Name
+	}
+	return rec
+}
+
+// check decides what can be decided before the body is looked at.
+func (x *exchange) check() error {
+	if err := x.t.client.Session.Live(); err != nil {
+		return err
+	}
+	if err := x.target(); err != nil {
+		return err
+	}
+	if m := x.r.Method; m == http.MethodConnect || m == http.MethodTrace || m == "TRACK" {
+		return &grant.Refusal{Code: "method_not_allowed"}
+	} else if !validMethod(m) || x.holdsPlaceholder(m) {
+		return &grant.Refusal{Code: "bad_request"}
+	}
+	if err := x.host(); err != nil {
+		return err
+	}
+	policy := x.t.client.Session.Policy
+	if x.t.scheme == "http" {
+		if err := x.clear(policy); err != nil {
+			return err
+		}
+	}
+	x.match = policy.Match(rules.Target{Authority: x.t.authority, Scheme: x.t.scheme, Method: x.r.Method, Path: x.path})
+	if rule := x.match.Rule; rule != nil {
+		if rule.Deny {
+			return &grant.Refusal{Code: "rule_denied"}
+		}
+		if rule.Expired(time.Now()) {
+			return &grant.Refusal{Code: "grant_expired"}
+		}
+	}
+	if isUpgrade(x.r.Header, "websocket") {
+		return &grant.Refusal{Code: "upgrade_refused"}
+	}
+	return nil
+}
+
+// clear decides about a request in the clear: a host that is intercepted for
+// https is never reached so.
+func (x *exchange) clear(policy *rules.Policy) error {
+	x.t.verdict = policy.Host(x.t.authority)
+	if x.t.verdict.Action == rules.Intercept {
+		x.t.scrub = x.t.client.Session.GrantsAt(x.t.authority)
+		return nil
+	}
+	if policy.InterceptsName(x.t.authority.Host) {
+		return &grant.Refusal{Code: "cleartext_credential"}
+	}
+	if x.t.verdict.Action == rules.UnmatchedDeny {
+		return &grant.Refusal{Code: "unmatched_denied"}
+	}
+	return nil
+}
+
+func (x *exchange) holdsPlaceholder(text string) bool {
+	_, found := x.t.client.Session.Index().Next(strings.ToLower(text), 0)
+	return found
+}
+
+// target splits the request target. Inside a tunnel it may also be absolute,
+// for the tunnel's own authority.
+func (x *exchange) target() error {
+	raw := x.r.RequestURI
+	for _, c := range []byte(raw) {
+		if c <= ' ' || c >= 0x7f || c == '#' {
+			return &grant.Refusal{Code: "bad_request"}
+		}
+	}
+	if raw == "*" && x.r.Method == http.MethodOptions {
+		x.path = raw
+		return nil
+	}
+	if !strings.HasPrefix(raw, "/") {
+		scheme, rest, ok := strings.Cut(raw, "://")
+		if !ok || lowerASCII(scheme) != x.t.scheme || x.r.ProtoMajor != 1 {
+			return &grant.Refusal{Code: "bad_request"}
+		}
+		authority, end := rest, strings.IndexAny(rest, "/?")
+		raw = "/"
+		if end >= 0 {
+			authority, raw = rest[:end], rest[end:]
+		}
+		if strings.HasPrefix(raw, "?") {
+			raw = "/" + raw
+		}
+		if strings.Contains(authority, "@") {
+			return &grant.Refusal{Code: "bad_request"}
+		}
+	}
+	x.path, x.query, x.asked = strings.Cut(raw, "?")
+	x.logged = x.t.client.Session.Logged(x.path)
+	return nil
+}
+
+// host checks that Host, or :authority, is the authority of the tunnel.
+func (x *exchange) host() error {
+	port := uint16(443)
+	if x.t.scheme == "http" {
+		port = 80
+	}
+	a, err := rules.ParseHost(x.r.Host, port)
+	if x.r.Host == "" {
+		return &grant.Refusal{Code: "bad_request"}
+	}
+	if err != nil || a != x.t.authority {
+		return &grant.Refusal{Code: "authority_mismatch"}
+	}
+	if also := x.r.Header["Host"]; len(also) > 0 {
+		if a, err = rules.ParseHost(also[0], port); len(also) > 1 || err != nil || a != x.t.authority {
+			return &grant.Refusal{Code: "authority_mismatch"}
+		}
+		delete(x.r.Header, "Host")
+	}
+	return nil
+}
+
+// serve reads what must be read first, prepares, sends and receives.
+func (x *exchange) serve() error {
+	body, first, err := x.body()
+	if err != nil {
+		return err
+	}
+	req := &grant.Request{Header: x.r.Header, Path: x.path, Query: x.query, Body: first, Match: x.match}
+	plan, err := x.t.client.Session.Prepare(x.r.Context(), req)
+	if err != nil {
+		return err
+	}
+	resp, err := x.send(plan, req, body)
+	if err != nil {
+		return err
+	}
+	return x.receive(resp, body)
+}
+
+// body decides how the request's body is read. It returns the body that was
+// read first, or else the stream; neither, when there is none.
+func (x *exchange) body() (*sentBody, []byte, error) {
+	r := x.r
+	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 {
+		return nil, nil, nil
+	}
+	rule := x.match.Rule
+	if !readsBody(rule) {
+		return x.newSentBody(), nil, nil
+	}
+	if signed(r.Header) {
+		return nil, nil, &grant.Refusal{Code: "signed_body"}
+	}
+	if coding := r.Header.Get("Content-Encoding"); len(r.Header["Content-Encoding"]) > 0 && !strings.EqualFold(coding, "identity") {
+		return nil, nil, &grant.Refusal{Code: "encoded_body"}
+	}
+	if r.ContentLength < 0 || r.ContentLength > rule.ReadFirst {
+		return nil, nil, &grant.Refusal{Code: "body_too_large"}
+	}
+	first := make([]byte, r.ContentLength)
+	if _, err := io.ReadFull(r.Body, first); err != nil {
+		return nil, nil, &grant.Refusal{Code: "bad_request", Cause: errShortBody}
+	}
+	return nil, first, nil
+}
+
+var errShortBody = errors.New("the body ended early")
+
+// readsBody says whether a rule looks into bodies.
+func readsBody(rule *rules.Rule) bool {
+	if rule == nil {
+		return false
+	}
+	if rule.Misplaced == rules.Refuse {
+		return true
+	}
+	for _, sub := range rule.Substitute {
+		for _, surface := range sub.In {
+			if surface.Kind.InBody() && surface.Kind.Served() {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// signed says whether the body is signed, so that a substitution would break it.
+func signed(h http.Header) bool {
+	for _, name := range []string{"Digest", "Content-Digest", "Repr-Digest", "Content-Md5", "X-Amz-Content-Sha256", "Signature", "Signature-Input"} {
+		if len(h[name]) > 0 {
+			return true
+		}
+	}
+	return strings.HasPrefix(h.Get("Authorization"), "AWS4-")
+}
+
+// isUpgrade says whether a request asks for another protocol.
+func isUpgrade(h http.Header, protocol string) bool {
+	for _, line := range h["Upgrade"] {
+		for token := range strings.SplitSeq(line, ",") {
+			if strings.EqualFold(strings.TrimSpace(token), protocol) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// stripHops removes the fields that belong to one connection (RFC 9110, 7.6.1),
+// and keeps "TE: trailers".
+func stripHops(h http.Header) {
+	trailers := strings.EqualFold(strings.TrimSpace(h.Get("Te")), "trailers")
+	for _, line := range h["Connection"] {
+		for name := range strings.SplitSeq(line, ",") {
+			delete(h, textproto.CanonicalMIMEHeaderKey(strings.TrimSpace(name)))
+		}
+	}
+	for _, name := range hops {
+		delete(h, name)
+	}
+	if trailers {
+		h["Te"] = []string{"trailers"}
+	}
+}
+
+var hops = []string{
+	"Connection", "Keep-Alive", "Proxy-Connection", "Proxy-Authenticate", "Proxy-Authorization",
+	"Proxy-Authentication-Info", "Te", "Trailer", "Transfer-Encoding", "Upgrade", "Http2-Settings",
+}

@@ -1,0 +1,220 @@
+package proxy
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"log"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+
+	"github.com/elazarl/goproxy"
+
+	"standin/audit"
+	"standin/grant"
+	"standin/rules"
+)
+
+// gatedListener marks its connections with the gate that admits them.
+type gatedListener struct {
+	net.Listener
+	gate Gate
+}
+
+func (l *gatedListener) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return &gatedConn{Conn: conn, gate: l.gate}, nil
+}
+
+// gatedConn is a connection at the front door.
+type gatedConn struct {
+	net.Conn
+	gate Gate
+}
+
+type connKey struct{}
+
+// withConn lets a handler find the connection that its request came by.
+func withConn(ctx context.Context, c net.Conn) context.Context {
+	return context.WithValue(ctx, connKey{}, c)
+}
+
+// caller is who sent a request to the front door.
+type caller struct {
+	client  *Client
+	process audit.Process
+}
+
+type callerKey struct{}
+
+// serveFront admits the client, and then serves CONNECT by goproxy's dispatch,
+// and http:// requests itself.
+func (p *Proxy) serveFront(w http.ResponseWriter, r *http.Request) {
+	defer p.contain(w, "front door")
+	conn, _ := r.Context().Value(connKey{}).(*gatedConn)
+	if conn == nil {
+		writeRefusal(w, "internal", newID())
+		return
+	}
+	client, process, err := conn.gate.Admit(conn.Conn, r.Header.Values("Proxy-Authorization"))
+	if err != nil {
+		p.refuseAdmission(w, client, process, err)
+		return
+	}
+	r.Header.Del("Proxy-Authorization")
+	c := &caller{client, process}
+	if r.Method != http.MethodConnect {
+		p.servePlain(w, r, c)
+		return
+	}
+	p.connect.ServeHTTP(&replayWriter{w}, r.WithContext(context.WithValue(r.Context(), callerKey{}, c)))
+}
+
+func (p *Proxy) refuseAdmission(w http.ResponseWriter, client *Client, process audit.Process, err error) {
+	id := newID()
+	code := "credentials_required"
+	if !errors.Is(err, ErrCredentials) {
+		code = p.refusalOf(err, "admission").Code
+	}
+	rec := &audit.Record{Type: "deny", ID: id, Code: code, Process: process}
+	if client != nil {
+		rec.Session, rec.Profile, rec.Isolation = client.Session.ID, client.Session.Profile.Name, client.Isolation
+	}
+	p.note(rec)
+	writeRefusal(w, code, id)
+}
+
+// newConnect sets goproxy up to dispatch CONNECT and nothing else: one handler
+// that always decides, by our own action or by a reject.
+func (p *Proxy) newConnect() *goproxy.ProxyHttpServer {
+	g := goproxy.NewProxyHttpServer()
+	g.Logger = log.New(io.Discard, "", 0)
+	g.Tr = nil
+	g.ConnectDial = nil
+	g.CertStore = nil
+	g.OnRequest().HandleConnect(goproxy.FuncHttpsHandler(func(_ string, ctx *goproxy.ProxyCtx) (*goproxy.ConnectAction, string) {
+		return p.dispatch(ctx)
+	}))
+	return g
+}
+
+// dispatch decides what becomes of a CONNECT.
+func (p *Proxy) dispatch(ctx *goproxy.ProxyCtx) (*goproxy.ConnectAction, string) {
+	r := ctx.Req
+	c, _ := r.Context().Value(callerKey{}).(*caller)
+	id := newID()
+	t, err := p.newTunnel(c, r)
+	if err != nil {
+		code := p.refusalOf(err, "connect").Code
+		p.noteDeny(c, t, id, code)
+		ctx.Resp = refusalResponse(r, code, id)
+		return goproxy.RejectConnect, ""
+	}
+	return &goproxy.ConnectAction{Action: goproxy.ConnectHijack, Hijack: func(_ *http.Request, conn net.Conn, _ *goproxy.ProxyCtx) {
+		t.Conn = conn
+		p.run(t)
+	}}, ""
+}
+
+// newTunnel checks a CONNECT before anything is answered.
+func (p *Proxy) newTunnel(c *caller, r *http.Request) (*tunnel, error) {
+	if c == nil {
+		return nil, errors.New("serve CONNECT: no caller")
+	}
+	a, err := rules.ParseAuthority(r.RequestURI)
+	if err != nil || r.ContentLength > 0 || len(r.TransferEncoding) > 0 {
+		return nil, &grant.Refusal{Code: "bad_request"}
+	}
+	t := &tunnel{caller: *c, p: p, authority: a, scheme: "https"}
+	if err := c.client.Session.Live(); err != nil {
+		return t, err
+	}
+	t.verdict = c.client.Session.Policy.Host(a)
+	if t.verdict.Action == rules.UnmatchedDeny {
+		return t, &grant.Refusal{Code: "unmatched_denied"}
+	}
+	return t, nil
+}
+
+// servePlain serves an absolute-form http:// request, in the clear.
+func (p *Proxy) servePlain(w http.ResponseWriter, r *http.Request, c *caller) {
+	id := newID()
+	if !strings.HasPrefix(strings.ToLower(r.RequestURI), "http://") {
+		code := "bad_request"
+		if strings.HasPrefix(r.RequestURI, "/") {
+			code = "unmatched_denied" // the front door has no pages of its own
+		}
+		p.noteDeny(c, nil, id, code)
+		writeRefusal(w, code, id)
+		return
+	}
+	a, err := rules.ParseHost(r.URL.Host, 80)
+	if err != nil || r.URL.User != nil {
+		p.noteDeny(c, nil, id, "bad_request")
+		writeRefusal(w, "bad_request", id)
+		return
+	}
+	p.exchange(w, r, &tunnel{caller: *c, p: p, authority: a, scheme: "http"})
+}
+
+// replayWriter gives out the hijacked connection together with the bytes that
+// the server had already read behind the CONNECT.
+type replayWriter struct{ http.ResponseWriter }
+
+func (w *replayWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	if gated, ok := conn.(*gatedConn); ok {
+		conn = gated.Conn
+	}
+	if n := rw.Reader.Buffered(); n > 0 {
+		early, _ := rw.Reader.Peek(n)
+		conn = &replayConn{Conn: conn, early: bytes.Clone(early)}
+	}
+	return conn, bufio.NewReadWriter(bufio.NewReaderSize(conn, 16), bufio.NewWriterSize(conn, 16)), nil
+}
+
+// replayConn reads early first.
+type replayConn struct {
+	net.Conn
+	early []byte
+}
+
+func (c *replayConn) Read(p []byte) (int, error) {
+	if len(c.early) == 0 {
+		return c.Conn.Read(p)
+	}
+	n := copy(p, c.early)
+	if c.early = c.early[n:]; len(c.early) == 0 {
+		c.early = nil
+	}
+	return n, nil
+}
+
+// contain keeps a panic in its connection, and its text, which may hold
+// anything, out of every log.
+func (p *Proxy) contain(w http.ResponseWriter, where string) {
+	switch v := recover(); v {
+	case nil:
+	case http.ErrAbortHandler:
+		panic(v)
+	default:
+		p.cfg.Log.Error("panic", slog.String("where", where), slog.String("stack", stack()))
+		if w == nil {
+			return
+		}
+		if s, ok := w.(interface{ started() bool }); ok && s.started() {
+			panic(http.ErrAbortHandler)
+		}
+		writeRefusal(w, "internal", newID())
+	}
+}

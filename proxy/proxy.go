@@ -1,0 +1,247 @@
+// Package proxy is the wire: the front door that clients connect to, the
+// tunnels behind it, one HTTP server for all decrypted connections, and the
+// forwarder that sends requests to their upstreams.
+//
+// It holds no policy, no key and no value. Which rule matches, what may be
+// substituted and what the client is shown come from packages rules and grant,
+// and through the one-method interfaces that are declared here.
+//
+// Invariant: a request that carries a substituted value leaves only through
+// exchange.send, which has recorded it first; and what comes back reaches the
+// client only through exchange.receive, which scrubs it.
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/elazarl/goproxy"
+
+	"standin/audit"
+	"standin/grant"
+)
+
+// Limits of the gateway. They bound what a hostile command can make it hold.
+const (
+	maxTunnels        = 16384 // of the whole gateway
+	maxClientTunnels  = 4096  // of one session
+	maxHeaderBytes    = 64 << 10
+	maxResponseHeader = 256 << 10
+	maxStreams        = 250 // of one HTTP/2 connection
+	readHeaderTimeout = 10 * time.Second
+	handshakeTimeout  = 10 * time.Second
+	dialTimeout       = 10 * time.Second
+	idleTimeout       = 5 * time.Minute
+	answerTimeout     = 10 * time.Minute // to the first byte of an answer: some models think that long
+	stallTimeout      = 2 * time.Minute  // for a client that does not read
+)
+
+// Recorder takes records. Append returns when the record is durable; Note does
+// not wait, and keeps the order. *audit.Log is one.
+type Recorder interface {
+	Append(ctx context.Context, r *audit.Record) error
+	Note(r *audit.Record) error
+}
+
+// Leaves issues the certificate that a client is shown for a host.
+type Leaves interface {
+	Leaf(ctx context.Context, host string) (*tls.Certificate, error)
+}
+
+// Gate says which session a connection belongs to, and which process is at the
+// other end of it where that is known. The error is ErrCredentials (the client
+// is asked for credentials) or a *grant.Refusal.
+type Gate interface {
+	Admit(conn net.Conn, credentials []string) (*Client, audit.Process, error)
+}
+
+// ErrCredentials says that a connection shows no credentials, or wrong ones.
+var ErrCredentials = errors.New("proxy credentials are missing or wrong")
+
+// Config assembles a Proxy.
+type Config struct {
+	Recorder Recorder
+	Log      *slog.Logger
+	Roots    *x509.CertPool                        // what vouches for upstreams; nil: the system's
+	Via      func(host *url.URL) (*url.URL, error) // the proxy towards upstreams; nil: none
+	Resolver *net.Resolver                         // nil: Go's own
+}
+
+// Proxy is a gateway's wire. Serve may be called for several listeners.
+type Proxy struct {
+	cfg     Config
+	connect *goproxy.ProxyHttpServer
+	front   *http.Server
+	inner   *http.Server
+	opened  *connections
+	tls     *tlsConfigs
+	own     ownListeners
+	tunnels atomic.Int64
+	serving sync.WaitGroup
+}
+
+// New makes a Proxy and starts the server of decrypted connections, which Close
+// stops.
+func New(cfg Config) (*Proxy, error) {
+	if cfg.Recorder == nil || cfg.Log == nil {
+		return nil, errors.New("make proxy: a recorder and a log are required")
+	}
+	if cfg.Resolver == nil {
+		cfg.Resolver = &net.Resolver{PreferGo: true}
+	}
+	p := &Proxy{cfg: cfg, opened: newConnections(), tls: newTLSConfigs()}
+	p.connect = p.newConnect()
+	quiet := slog.NewLogLogger(dropText{cfg.Log.Handler()}, slog.LevelDebug)
+	p.front = &http.Server{
+		Handler:           http.HandlerFunc(p.serveFront),
+		ReadHeaderTimeout: readHeaderTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		ErrorLog:          quiet,
+		ConnContext:       withConn,
+		Protocols:         protocols(false),
+	}
+	p.inner = &http.Server{
+		Handler:           http.HandlerFunc(p.serveDecrypted),
+		ReadHeaderTimeout: readHeaderTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		ErrorLog:          quiet,
+		ConnContext:       withConn,
+		Protocols:         protocols(true),
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams, SendPingTimeout: time.Minute},
+	}
+	p.serving.Go(func() { p.inner.Serve(p.opened) })
+	return p, nil
+}
+
+func protocols(h2 bool) *http.Protocols {
+	var ps http.Protocols
+	ps.SetHTTP1(true)
+	ps.SetHTTP2(h2)
+	return &ps
+}
+
+// Serve admits the connections of l by gate until l is closed.
+func (p *Proxy) Serve(l net.Listener, gate Gate) error {
+	p.own.add(l.Addr())
+	defer p.own.remove(l.Addr())
+	err := p.front.Serve(&gatedListener{l, gate})
+	if errors.Is(err, net.ErrClosed) || errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}
+
+// Tunnels is how many tunnels are open.
+func (p *Proxy) Tunnels() int { return int(p.tunnels.Load()) }
+
+// Close drains the requests under way until ctx ends, then cuts them, and
+// waits for what it started. Tunnels are cut by Client.Cut.
+func (p *Proxy) Close(ctx context.Context) error {
+	err := errors.Join(p.front.Shutdown(ctx), p.inner.Shutdown(ctx))
+	if err != nil {
+		err = errors.Join(p.front.Close(), p.inner.Close())
+	}
+	p.serving.Wait()
+	return err
+}
+
+// Client is a session as the wire sees it.
+type Client struct {
+	Session   *grant.Session
+	Leaves    Leaves
+	Isolation string
+
+	upstreams upstreams
+	mu        sync.Mutex
+	open      map[*tunnel]struct{}
+	cut       bool
+}
+
+// NewClient makes the wire's side of a session. Errors are those of the files
+// that the policy's upstreams name.
+func NewClient(s *grant.Session, leaves Leaves, isolation string) (*Client, error) {
+	c := &Client{Session: s, Leaves: leaves, Isolation: isolation, open: map[*tunnel]struct{}{}}
+	if err := c.upstreams.load(s.Policy); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// Tunnels is how many tunnels of this session are open.
+func (c *Client) Tunnels() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.open)
+}
+
+// Cut closes every tunnel of the session, at once, and every later one.
+func (c *Client) Cut() {
+	c.mu.Lock()
+	c.cut = true
+	open := c.open
+	c.open = map[*tunnel]struct{}{}
+	c.mu.Unlock()
+	for t := range open {
+		t.Close()
+	}
+	c.upstreams.close()
+}
+
+func (c *Client) add(t *tunnel) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.cut {
+		return &grant.Refusal{Code: "session_closed"}
+	}
+	if len(c.open) >= maxClientTunnels {
+		return &grant.Refusal{Code: "too_many_tunnels"}
+	}
+	c.open[t] = struct{}{}
+	return nil
+}
+
+func (c *Client) remove(t *tunnel) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.open, t)
+}
+
+// ownListeners are the addresses on which this gateway itself listens: never an
+// upstream.
+type ownListeners struct{ addrs sync.Map }
+
+func (o *ownListeners) add(a net.Addr)    { o.addrs.Store(addrPort(a), true) }
+func (o *ownListeners) remove(a net.Addr) { o.addrs.Delete(addrPort(a)) }
+
+// has also finds a listener on all addresses by its port alone.
+func (o *ownListeners) has(a netip.AddrPort) bool {
+	if _, ok := o.addrs.Load(a); ok {
+		return true
+	}
+	for _, any := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
+		if _, ok := o.addrs.Load(netip.AddrPortFrom(any, a.Port())); ok {
+			return true
+		}
+	}
+	return false
+}
+
+func addrPort(a net.Addr) netip.AddrPort {
+	if tcp, ok := a.(*net.TCPAddr); ok {
+		ap := tcp.AddrPort()
+		return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+	}
+	return netip.AddrPort{}
+}

@@ -1,0 +1,282 @@
+package proxy
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"standin/audit"
+	"standin/grant"
+)
+
+// send records what the plan puts into the request, puts it in, and sends the
+// request on: one function, so that nothing is sent that was not recorded. The
+// record is durable before the first byte leaves.
+func (x *exchange) send(plan *grant.Plan, req *grant.Request, body *sentBody) (*http.Response, error) {
+	pool, err := x.p.pool(x.t, x.match.Rule)
+	if err != nil {
+		return nil, err
+	}
+	x.noteMisplaced(plan.Misplaced)
+	if err := x.recordUse(plan); err != nil {
+		return nil, err
+	}
+	plan.Apply(req)
+	out := x.request(req, body)
+	tries := 0
+	once := x.informOnce()
+	trace := &httptrace.ClientTrace{
+		// The transport may find a pooled connection dead and take another:
+		// then the request leaves again, and is recorded again.
+		GotConn: func(info httptrace.GotConnInfo) {
+			if tries++; tries > 1 && x.recordUse(plan) != nil {
+				info.Conn.Close()
+			}
+		},
+		Got1xxResponse: once.inform,
+	}
+	x.sent = true
+	resp, err := pool.RoundTrip(out.WithContext(httptrace.WithClientTrace(x.r.Context(), trace)))
+	once.stop()
+	if err != nil {
+		body.stop(x.w)
+		return nil, x.sendError(err, body)
+	}
+	return resp, nil
+}
+
+// recordUse makes the substitutions of a plan durable.
+func (x *exchange) recordUse(plan *grant.Plan) error {
+	if len(plan.Uses) == 0 {
+		return nil
+	}
+	rec := x.record("substitute")
+	for _, use := range plan.Uses {
+		rec.Uses = append(rec.Uses, audit.Use{Secret: use.Secret, Version: use.Version, Fingerprint: use.Fingerprint, Surface: use.Surface, Count: 1})
+	}
+	if err := x.p.cfg.Recorder.Append(x.r.Context(), rec); err != nil {
+		return &grant.Refusal{Code: "audit_unavailable", Cause: err}
+	}
+	return nil
+}
+
+// noteMisplaced records placeholders that stay in a body.
+func (x *exchange) noteMisplaced(secrets []string) {
+	if len(secrets) == 0 {
+		return
+	}
+	rec := x.record("misplaced")
+	rec.Count = len(secrets)
+	rec.Reason = "body"
+	slices.Sort(secrets)
+	rec.Secrets = slices.Compact(slices.Clone(secrets))
+	x.p.note(rec)
+}
+
+// request is what goes to the upstream: the client's bytes where nothing was
+// substituted, under the authority of the tunnel.
+func (x *exchange) request(req *grant.Request, body *sentBody) *http.Request {
+	a := x.t.authority
+	host := a.String()
+	if x.t.scheme == "https" && a.Port == 443 || x.t.scheme == "http" && a.Port == 80 {
+		host = strings.TrimSuffix(host, fmt.Sprintf(":%d", a.Port))
+	}
+	u := &url.URL{Scheme: x.t.scheme, Host: a.String(), Opaque: req.Path, RawQuery: req.Query, ForceQuery: x.asked}
+	if strings.HasPrefix(req.Path, "//") || req.Path == "*" {
+		// Opaque would be read as an authority here.
+		decoded, _ := url.PathUnescape(req.Path)
+		u.Opaque, u.Path, u.RawPath = "", decoded, req.Path
+	}
+	h := req.Header
+	stripHops(h)
+	if _, ok := h["User-Agent"]; !ok {
+		h["User-Agent"] = []string{""} // keeps the transport from naming itself
+	}
+	if x.scrubs() {
+		h["Accept-Encoding"] = []string{"identity"}
+		delete(h, "Range")
+		delete(h, "If-Range")
+	}
+	out := &http.Request{Method: x.r.Method, URL: u, Host: host, Header: h, ProtoMajor: 1, ProtoMinor: 1}
+	switch {
+	case body != nil:
+		out.Body, out.ContentLength, out.Trailer = body, x.r.ContentLength, body.trailer
+	case req.Body != nil:
+		delete(h, "Expect")
+		out.Body, out.ContentLength = io.NopCloser(bytes.NewReader(req.Body)), int64(len(req.Body))
+	}
+	return out
+}
+
+// sendError gives a failed round trip its code. Errors of dialling carry theirs.
+func (x *exchange) sendError(err error, body *sentBody) error {
+	var refusal *grant.Refusal
+	var timeout net.Error
+	switch {
+	case body != nil && body.refused != nil:
+		return body.refused
+	case errors.As(err, &refusal):
+		return refusal
+	case x.r.Context().Err() != nil || body != nil && body.failed:
+		x.result(0, 0, body, "aborted")
+		panic(http.ErrAbortHandler)
+	case errors.As(err, &timeout) && timeout.Timeout():
+		return &grant.Refusal{Code: "upstream_timeout", Cause: err}
+	}
+	// What net/http says of an answer may quote it, so the cause stays unsaid.
+	x.p.cfg.Log.Warn("upstream answer is not valid", slog.String("host", x.t.authority.Host), slog.String("id", x.id))
+	return &grant.Refusal{Code: "upstream_protocol"}
+}
+
+// inform passes 1xx answers on while the request is under way.
+type informer struct {
+	x    *exchange
+	mu   sync.Mutex
+	done bool
+	n    int
+}
+
+func (x *exchange) informOnce() *informer { return &informer{x: x} }
+
+// maxInform bounds the 1xx answers to one request.
+const maxInform = 5
+
+func (i *informer) inform(code int, header textproto.MIMEHeader) error {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.n++; i.n > maxInform {
+		return &grant.Refusal{Code: "upstream_protocol"}
+	}
+	if i.done || code == http.StatusContinue || code == http.StatusSwitchingProtocols || !i.x.r.ProtoAtLeast(1, 1) {
+		return nil
+	}
+	h := i.x.w.Header()
+	if err := i.x.copyHeader(h, http.Header(header)); err != nil {
+		return err
+	}
+	i.x.w.ResponseWriter.WriteHeader(code)
+	clear(h)
+	return nil
+}
+
+func (i *informer) stop() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.done = true
+}
+
+// sentBody is the stream of a request's body on its way to the upstream. It
+// watches for placeholders and counts.
+type sentBody struct {
+	x       *exchange
+	src     io.ReadCloser
+	trailer http.Header // nil, or the declared names, filled at the end
+
+	mu      sync.Mutex
+	n       int64
+	ended   bool // all of it was read
+	failed  bool // the client broke off
+	stopped bool
+	refused error
+	seen    map[string]bool
+}
+
+func (x *exchange) newSentBody() *sentBody {
+	b := &sentBody{x: x, seen: map[string]bool{}}
+	b.src = x.t.client.Session.Index().Watch(x.r.Body, b.found)
+	if len(x.r.Trailer) > 0 {
+		b.trailer = http.Header{}
+		for name := range x.r.Trailer {
+			if !x.holdsPlaceholder(name) {
+				b.trailer[name] = nil
+			}
+		}
+	}
+	// The answer may begin, and end, before the body does.
+	http.NewResponseController(x.w.ResponseWriter).EnableFullDuplex()
+	return b
+}
+
+// found records each secret's placeholder once, and lets it pass: it is inert.
+func (b *sentBody) found(p *grant.Placeholder) error {
+	if !b.seen[p.Secret] {
+		b.seen[p.Secret] = true
+		b.x.noteMisplaced([]string{p.Secret})
+		b.x.t.client.Session.NoteMisplaced([]string{p.Secret})
+	}
+	return nil
+}
+
+func (b *sentBody) Read(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.stopped {
+		return 0, errStopped
+	}
+	n, err := b.src.Read(p)
+	b.n += int64(n)
+	switch {
+	case err == io.EOF:
+		b.ended = true
+		b.trailers()
+	case err != nil:
+		b.failed = true
+	}
+	return n, err
+}
+
+var errStopped = errors.New("the exchange is over")
+
+// trailers passes the declared trailers on, but none that holds a placeholder.
+func (b *sentBody) trailers() {
+	index := b.x.t.client.Session.Index()
+	for name := range b.trailer {
+		values := b.x.r.Trailer[name]
+		held := slices.IndexFunc(values, func(v string) bool { _, found := index.Next(v, 0); return found })
+		if held >= 0 {
+			hit, _ := index.Next(values[held], 0)
+			b.x.noteMisplaced([]string{hit.Placeholder.Secret})
+			delete(b.trailer, name)
+			continue
+		}
+		b.trailer[name] = values
+	}
+}
+
+// Close is called by the transport. The client's stream is the server's to close.
+func (b *sentBody) Close() error { return nil }
+
+// stop ends the transport's reading before the handler returns: the server's
+// body must not be read after that.
+func (b *sentBody) stop(w *plainWriter) {
+	if b == nil {
+		return
+	}
+	if !b.mu.TryLock() {
+		http.NewResponseController(w.ResponseWriter).SetReadDeadline(time.Now())
+		b.mu.Lock()
+	}
+	defer b.mu.Unlock()
+	b.stopped = true
+}
+
+// sentBytes is how much of the body has been read.
+func (b *sentBody) sentBytes() int64 {
+	if b == nil {
+		return 0
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.n
+}

@@ -1,0 +1,153 @@
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+
+	"standin/grant"
+	"standin/rules"
+)
+
+// maxPools bounds the pools of one session: a wildcard may name many hosts.
+const maxPools = 256
+
+// poolKey names a pool of connections: those of one rule to one upstream.
+type poolKey struct {
+	rule      string
+	authority rules.Authority
+	scheme    string
+}
+
+// upstreams are the connections of one session. No session uses another's.
+type upstreams struct {
+	files map[*rules.Upstream]*tls.Config // what "ca", "client-cert" and "client-key" say
+
+	mu     sync.Mutex
+	pools  *lru.Cache[poolKey, *http.Transport]
+	closed bool
+}
+
+// load reads the files that the policy's upstreams name.
+func (u *upstreams) load(policy *rules.Policy) error {
+	u.files = map[*rules.Upstream]*tls.Config{}
+	for name, up := range policy.Upstreams {
+		cfg := &tls.Config{}
+		ca, cert, key := up.Files()
+		if up.CA != "" {
+			cfg.RootCAs = x509.NewCertPool()
+			if !cfg.RootCAs.AppendCertsFromPEM(ca) {
+				return fmt.Errorf("read ca of upstream %q: %q holds no certificate", name, up.CA)
+			}
+		}
+		if up.ClientCert != "" {
+			pair, err := tls.X509KeyPair(cert, key)
+			if err != nil {
+				return fmt.Errorf("read client-cert of upstream %q: %w", name, err)
+			}
+			cfg.Certificates = []tls.Certificate{pair}
+		}
+		u.files[up] = cfg
+	}
+	var err error
+	u.pools, err = lru.NewWithEvict(maxPools, func(_ poolKey, t *http.Transport) { t.CloseIdleConnections() })
+	return err
+}
+
+// close drops the idle connections of all pools.
+func (u *upstreams) close() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.closed = true
+	u.pools.Purge()
+}
+
+// pool is the pool of a rule to an authority. Connections are never shared
+// between rules, since a server may tie what was granted to the connection.
+func (p *Proxy) pool(t *tunnel, rule *rules.Rule) (*http.Transport, error) {
+	key := poolKey{authority: t.authority, scheme: t.scheme}
+	if rule != nil {
+		key.rule = rule.Name
+	}
+	u := &t.client.upstreams
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.closed {
+		return nil, &grant.Refusal{Code: "session_closed"}
+	}
+	if pool, ok := u.pools.Get(key); ok {
+		return pool, nil
+	}
+	pool := p.newPool(t, rule)
+	u.pools.Add(key, pool)
+	return pool, nil
+}
+
+// newPool makes the pool of one rule to one authority. It follows no redirect,
+// adds no header, unpacks nothing, and goes through no proxy of the environment.
+func (p *Proxy) newPool(t *tunnel, rule *rules.Rule) *http.Transport {
+	client, a := t.client, t.authority
+	g := guardPublic
+	if rule == nil && t.verdict.Action != rules.Intercept {
+		g = guardOwn
+	}
+	base := &tls.Config{RootCAs: p.cfg.Roots}
+	if up := client.Session.Policy.Upstream(a); up != nil {
+		base = client.upstreams.files[up].Clone()
+		if base.RootCAs == nil {
+			base.RootCAs = p.cfg.Roots
+		}
+	}
+	base.ServerName = a.Host
+	base.MinVersion = tls.VersionTLS12
+	base.NextProtos = []string{"h2", "http/1.1"}
+	base.ClientSessionCache = tls.NewLRUClientSessionCache(8)
+	base.VerifyConnection = weakKey
+	return &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return p.dial(ctx, client, a, g) },
+		DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			conn, err := p.dial(ctx, client, a, g)
+			if err != nil {
+				return nil, err
+			}
+			return handshake(ctx, conn, base)
+		},
+		Protocols:              protocols(true),
+		HTTP2:                  &http.HTTP2Config{SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second},
+		DisableCompression:     true,
+		MaxIdleConns:           256,
+		MaxIdleConnsPerHost:    256,
+		IdleConnTimeout:        90 * time.Second,
+		ExpectContinueTimeout:  300 * time.Millisecond,
+		ResponseHeaderTimeout:  answerTimeout,
+		MaxResponseHeaderBytes: maxResponseHeader,
+		WriteBufferSize:        16 << 10,
+		ReadBufferSize:         16 << 10,
+	}
+}
+
+// handshake greets an upstream. Whatever goes wrong with its certificate or its
+// TLS happens before a byte of the request is sent.
+func handshake(ctx context.Context, conn net.Conn, cfg *tls.Config) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
+	defer cancel()
+	secure := tls.Client(conn, cfg)
+	err := secure.HandshakeContext(ctx)
+	if err == nil {
+		return secure, nil
+	}
+	conn.Close()
+	var timeout net.Error
+	if errors.Is(err, context.DeadlineExceeded) || errors.As(err, &timeout) && timeout.Timeout() {
+		return nil, &grant.Refusal{Code: "upstream_timeout", Cause: err}
+	}
+	return nil, &grant.Refusal{Code: "upstream_tls", Cause: err}
+}
