@@ -238,7 +238,8 @@ func removeStale(dir, prefix string) {
 
 // WithLock runs f while no other process, and no other caller in this one, runs
 // under the lock of the same path. The lock is the file path+".lock", which
-// stays; the system frees it when the holder dies. It waits until ctx ends.
+// stays; the system frees it when the holder dies. It waits until ctx ends. It
+// guards files: memory that callers share needs a mutex of its own.
 func WithLock(ctx context.Context, path string, f func() error) error {
 	lock, err := openLock(path + ".lock")
 	if err != nil {

@@ -91,13 +91,13 @@ func common(lower string) bool {
 		if r >= '0' && r <= '9' {
 			digits++
 		}
-		return r < 'a' || r > 'z'
+		return (r < 'a' || r > 'z') && r < 0x80
 	})
 	if digits > 4 || len(words) == 0 {
 		return false
 	}
 	for _, w := range words {
-		if len(w) > 1 && !commonWords[w] && !strings.Contains(sameLetters, w) {
+		if !commonWords[w] && !strings.Contains(sameLetters, w) {
 			return false
 		}
 	}
@@ -110,7 +110,7 @@ const sameLetters = "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
 // every list of leaked passwords, and words that stand in headers and bodies of
 // nearly all responses.
 var commonWords = words(`
-	a an and api app auth access account admin administrator aws azure anthropic bearer basic bot
+	a me we us be in on at by do go if up so as an and api app auth access account admin administrator aws azure anthropic bearer basic bot
 	change changeme changeit client code credential credentials database db default demo dev
 	dummy edit email enter example fake fill foo bar baz foobar for generated github gitlab goes google
 	here http https id insert is it key keys letmein live local localhost login mock my name new
