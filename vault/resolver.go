@@ -2,7 +2,6 @@ package vault
 
 import (
 	"context"
-	"crypto/subtle"
 	"errors"
 	"fmt"
 	"strconv"
@@ -235,8 +234,7 @@ func (r *Resolver) read(source string, old *cached) *cached {
 		}
 		return entry
 	}
-	if old != nil && !old.value.Secret.IsZero() &&
-		subtle.ConstantTimeCompare(old.value.Secret.Reveal(), secret.Reveal()) != 1 {
+	if old != nil && !old.value.Secret.IsZero() && !old.value.Secret.Equal(secret) {
 		entry.count++
 	}
 	entry.value = Value{secret, strconv.Itoa(entry.count)}

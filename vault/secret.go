@@ -2,6 +2,7 @@ package vault
 
 import (
 	"bytes"
+	"crypto/subtle"
 	"errors"
 	"fmt"
 	"io"
@@ -40,6 +41,11 @@ func (s Secret) Len() int { return len(s.Reveal()) }
 
 // IsZero says whether there is no value, or an empty one.
 func (s Secret) IsZero() bool { return s.Len() == 0 }
+
+// Equal compares two values in a time that does not depend on where they differ.
+func (s Secret) Equal(other Secret) bool {
+	return subtle.ConstantTimeCompare(s.Reveal(), other.Reveal()) == 1
+}
 
 // String, GoString, Format and LogValue all show the same fixed text.
 func (s Secret) String() string   { return redacted }

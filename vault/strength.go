@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"math"
+	"regexp"
 	"strings"
 )
 
@@ -137,3 +138,26 @@ func words(text string) map[string]bool {
 	}
 	return m
 }
+
+// credentialWords stand in the names of variables that carry a secret.
+var credentialWords = words(`key keys apikey token tokens secret secrets password passwd pass pwd passphrase
+	credential credentials auth pat dsn webhook cookie session jwt bearer signature salt`)
+
+// credentialPrefix begins values of well-known services.
+var credentialPrefix = regexp.MustCompile(`^(gh[pousr]_|github_pat_|glpat-|sk-|sk_(live|test)_|rk_(live|test)_|xox[abposr]-|npm_|hf_|pypi-|AKIA|ASIA|AIza|ya29\.|SG\.|dop_v1_|eyJ|-----BEGIN [A-Z ]*PRIVATE KEY)`)
+
+// LooksLikeCredential guesses, from a variable's name and the form of its
+// value, whether a dotenv file keeps a secret in it rather than a setting.
+func LooksLikeCredential(name string, v Secret) bool {
+	named := false
+	for _, w := range strings.FieldsFunc(strings.ToLower(name), func(r rune) bool { return r < 'a' || r > 'z' }) {
+		named = named || credentialWords[w] || strings.HasSuffix(w, "password") || strings.HasSuffix(w, "token") || strings.HasSuffix(w, "secret")
+	}
+	if strings.HasPrefix(strings.ToLower(name), "public") || strings.HasPrefix(strings.ToLower(name), "next_public") {
+		named = false // by its name everybody may see it
+	}
+	return named || credentialPrefix.Match(v.Reveal()) || userinfo.Match(v.Reveal())
+}
+
+// userinfo is a URL that holds a password.
+var userinfo = regexp.MustCompile(`^[a-zA-Z][a-zA-Z0-9+.-]*://[^/?#@\s]*:[^/?#@\s]+@`)

@@ -33,3 +33,16 @@ func TestRealValuesAreTaken(t *testing.T) {
 		}
 	}
 }
+
+func TestCredentialsAreToldFromSettings(t *testing.T) {
+	t.Parallel()
+	for pair, want := range map[string]bool{"OPENAI_API_KEY=x": true, "GITHUB_TOKEN=x": true, "DB_PASSWORD=x": true, "PGPASSWORD=x": true,
+		"DATABASE_URL=postgres://u:p@h/d": true, "X=" + canary: true, "SENTRY_DSN=x": true, "dbPassword=x": true,
+		"PORT=3000": false, "BASE_URL=https://api.example.com/": false, "NODE_ENV=production": false, "KEYBOARD=de": false,
+		"URL=https://h/a:b@c": false, "PUBLIC_KEY=x": false, "NEXT_PUBLIC_KEY=x": false, "MONKEY=x": false} {
+		name, value, _ := strings.Cut(pair, "=")
+		if got := LooksLikeCredential(name, NewSecret([]byte(value))); got != want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
