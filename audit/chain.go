@@ -1,16 +1,21 @@
 package audit
 
 import (
+	"bufio"
 	"bytes"
 	"crypto/sha256"
 	"crypto/subtle"
+	"encoding/base64"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"hash"
 	"io"
 	"strconv"
 
 	"filippo.io/age"
+
+	"standin/audit/segment"
 )
 
 // What stands behind the body of a line: ,"h":"64 hex","mac":"64 hex"} and a line feed.
@@ -221,3 +226,78 @@ func unsealKey(sealed []byte, with []age.Identity) (key [32]byte, err error) {
 }
 
 func equal(a, b *[32]byte) bool { return subtle.ConstantTimeCompare(a[:], b[:]) == 1 }
+
+// A FirstKey is the key of the first record of a stream, in hex. Whoever has it can check the stream with any program,
+// and could forge it: it is for a stream that has ended.
+type FirstKey struct {
+	Stream string `json:"stream"`
+	Key    string `json:"key"`
+}
+
+// FirstKeys unseals the first keys of the streams in dir.
+func FirstKeys(dir, recoveryKey string) ([]FirstKey, error) {
+	identities, err := parseRecoveryKey(recoveryKey)
+	if err != nil {
+		return nil, fmt.Errorf("read audit keys: %w", err)
+	}
+	streams, _, err := scan(dir)
+	if err != nil {
+		return nil, fmt.Errorf("read audit keys: %w", err)
+	}
+	var keys []FirstKey
+	for _, s := range streams {
+		f, _, err := segment.Read(s.path(dir, 1))
+		if err != nil {
+			return nil, fmt.Errorf("read audit keys: %w", err)
+		}
+		text, err := firstLine(f)
+		f.Close()
+		o, parseErr := parseOpening(text, s.id)
+		if err != nil || parseErr != nil {
+			continue
+		}
+		sealed, _ := base64.StdEncoding.DecodeString(o.Key)
+		key, err := unsealKey(sealed, identities)
+		if err != nil {
+			return nil, fmt.Errorf("read audit keys: stream %q: %w", s.id, &KeyError{"recovery", "it does not open this stream"})
+		}
+		keys = append(keys, FirstKey{s.id, hex.EncodeToString(key[:])})
+	}
+	return keys, nil
+}
+
+// A lineReader reads lines of up to maxLine bytes without keeping more than one in memory.
+type lineReader struct {
+	r    *bufio.Reader
+	long []byte
+}
+
+func newLineReader() *lineReader { return &lineReader{r: bufio.NewReaderSize(nil, 64<<10)} }
+
+func (l *lineReader) reset(r io.Reader) { l.r.Reset(r) }
+
+// next returns a line with its line feed, valid until the next call; io.ErrUnexpectedEOF where the last one has none.
+func (l *lineReader) next() ([]byte, error) {
+	text, err := l.r.ReadSlice('\n')
+	if errors.Is(err, bufio.ErrBufferFull) {
+		l.long = append(l.long[:0], text...)
+		for errors.Is(err, bufio.ErrBufferFull) && len(l.long) <= maxLine {
+			text, err = l.r.ReadSlice('\n')
+			l.long = append(l.long, text...)
+		}
+		text = l.long
+		if len(text) > maxLine {
+			return nil, errForm
+		}
+	}
+	if errors.Is(err, io.EOF) && len(text) > 0 {
+		return text, io.ErrUnexpectedEOF
+	}
+	return text, err
+}
+
+// rest returns how many bytes are left.
+func (l *lineReader) rest() int64 {
+	n, _ := io.Copy(io.Discard, l.r)
+	return n
+}

@@ -144,9 +144,8 @@ type opening struct {
 	Reason   string   `json:"reason"`
 	VaultMAC string   `json:"vault_mac"`
 
-	h         [32]byte
-	macKeyed  []byte // the bytes that VaultMAC is over
-	firstLine line
+	h        [32]byte
+	macKeyed []byte // the bytes that VaultMAC is over
 }
 
 // An archive is a directory beside the streams. Digest is the SHA-256 of a line "ID SEQ H\n" for each stream in it, oldest
@@ -221,7 +220,7 @@ func parseOpening(text []byte, id string) (*opening, error) {
 	if l.seq != 1 || at < 0 || len(l.body) != at+len(vaultMACOpen)+65 {
 		return nil, errForm
 	}
-	o := &opening{h: l.h, macKeyed: l.body[:at], firstLine: l}
+	o := &opening{h: l.h, macKeyed: l.body[:at]}
 	whole := append(slices.Clone(l.body), '}')
 	if err := json.Unmarshal(whole, o); err != nil || o.Stream != id || o.Format != format {
 		return nil, errForm
@@ -246,11 +245,20 @@ func readOpening(dir string, s *stream) (*opening, error) {
 		return nil, err
 	}
 	defer f.Close()
+	text, err := firstLine(f)
+	if err != nil {
+		return nil, err
+	}
+	return parseOpening(text, s.id)
+}
+
+// firstLine returns the first line, without its line feed where the file ends before it.
+func firstLine(f *os.File) ([]byte, error) {
 	text, err := bufio.NewReader(io.LimitReader(f, maxLine+1)).ReadBytes('\n')
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
 	}
-	return parseOpening(text, s.id)
+	return text, nil
 }
 
 // lastRecord returns the last whole line of a stream. With durable set it makes sure that the line is on the disk: what

@@ -45,7 +45,7 @@ type writer struct {
 	out     []byte
 	low     bool
 	checked time.Time
-	rotated time.Time
+	rotated time.Time // when a rotation failed
 	tried   int    // highest number of a segment whose making failed
 	givenUp uint64 // records of the batch that failed
 	cause   error
@@ -268,11 +268,14 @@ func (w *writer) place(n int, text []byte) (file, error) {
 
 // rotate begins a new segment where the current one is long enough. If that fails the current one grows on.
 func (w *writer) rotate() {
-	if time.Since(w.rotated) > retryDelay {
-		w.rotated = time.Now()
-		_ = w.next(endedFull)
-		w.reserve()
+	if time.Since(w.rotated) < time.Second {
+		return
 	}
+	if w.next(endedFull) != nil {
+		w.rotated = time.Now()
+		return
+	}
+	w.reserve()
 }
 
 // abandon never touches the file again after a failed write or sync: what the kernel still knows of it is uncertain.

@@ -218,6 +218,28 @@ func Open(path string) (*os.File, error) {
 	return f, nil
 }
 
+// Read opens a file for reading that need not be ours: a copy of a log may be checked by somebody else. It must be a
+// regular file and no symbolic link; what else is wrong with it is returned as a *ModeError beside the open file.
+func Read(path string) (*os.File, *ModeError, error) {
+	info, err := os.Lstat(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	bad := private(path, info)
+	if !info.Mode().IsRegular() {
+		return nil, nil, bad
+	}
+	f, err := openFile(path, os.O_RDONLY)
+	if err != nil {
+		return nil, nil, err
+	}
+	if now, err := f.Stat(); err != nil || !os.SameFile(now, info) {
+		f.Close()
+		return nil, nil, &LostError{path, "the file was replaced"}
+	}
+	return f, bad, nil
+}
+
 // Running tells whether a process holds the lock of the file, that is, is still writing.
 func Running(path string) bool {
 	f, err := Open(path)

@@ -1,0 +1,370 @@
+package audit
+
+import (
+	"encoding/base64"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"filippo.io/age"
+
+	"standin/audit/segment"
+)
+
+// What Verify finds, as the exit code of the program.
+const (
+	Whole     = 0  // whole, keyed, ended in order or alive, and anchored up to the end
+	Tampered  = 10 // something was changed, cut, removed or invented
+	OrderOnly = 11 // nothing found, but without the recovery key only order and commitments could be checked
+	Unproven  = 12 // whole, but what was written after the newest anchor could have been cut off
+	Torn      = 13 // whole but for a last line that a crash left unfinished
+)
+
+// VerifyOptions may be zero: then order and commitments are checked.
+type VerifyOptions struct {
+	RecoveryKey string   // private half (AGE-SECRET-KEY-1…); "": no MAC is checked
+	VaultKey    []byte   // as in Keys; nil: opening records are not checked to be made by the vault's owner
+	Anchors     []Anchor // those of live gateways must have been asked for before Verify is called
+}
+
+// A Report says what is whole, what is wrong, and what cannot be known.
+type Report struct {
+	Code     int            `json:"code"`
+	Keyed    bool           `json:"keyed"`    // MACs were checked
+	Vouched  bool           `json:"vouched"`  // opening records were checked against the vault's key
+	Records  uint64         `json:"records"`  // that are whole
+	Bytes    int64          `json:"bytes"`    // of these
+	Unproven uint64         `json:"unproven"` // whole records after the newest anchor of their stream
+	Newest   *Anchor        `json:"newest_anchor,omitempty"`
+	Streams  []StreamReport `json:"streams"`
+	Problems []Problem      `json:"problems,omitempty"`
+	Warnings []string       `json:"warnings,omitempty"`
+}
+
+// A StreamReport is about one stream. Records 1 to Records are whole.
+type StreamReport struct {
+	Stream   string    `json:"stream"`
+	Segments int       `json:"segments"`
+	Records  uint64    `json:"records"`
+	Bytes    int64     `json:"bytes"`
+	First    time.Time `json:"first,omitzero"`
+	Last     time.Time `json:"last,omitzero"`
+	Sealed   bool      `json:"sealed"`             // it ended in order
+	Running  bool      `json:"running"`            // a process is writing it
+	Torn     bool      `json:"torn"`               // its last line is unfinished
+	GivenUp  int64     `json:"given_up,omitempty"` // bytes left behind by writes that failed; they prove nothing
+	Anchored uint64    `json:"anchored"`           // newest record that an anchor proves; 0: none
+	AnchorBy string    `json:"anchor_by,omitempty"`
+	Live     bool      `json:"live,omitempty"` // the anchor is that of a live gateway: what follows was written since
+	Unproven uint64    `json:"unproven"`
+
+	problems []Problem
+	warnings []string
+}
+
+// A Problem is a sign of tampering. Segment and Seq are 0 where it has none.
+type Problem struct {
+	Stream  string `json:"stream,omitempty"`
+	Segment int    `json:"segment,omitempty"`
+	Seq     uint64 `json:"record,omitempty"`
+	What    string `json:"what"`
+}
+
+func (p Problem) String() string {
+	var parts []string
+	if p.Stream != "" {
+		parts = append(parts, "stream "+p.Stream)
+	}
+	if p.Segment > 0 {
+		parts = append(parts, fmt.Sprintf("segment %d", p.Segment))
+	}
+	if p.Seq > 0 {
+		return strings.Join(append(parts, fmt.Sprintf("record %d", p.Seq)), ", ") + ": " + p.What
+	}
+	return strings.Join(parts, ", ") + ": " + p.What
+}
+
+type verifier struct {
+	dir        string
+	options    VerifyOptions
+	identities []age.Identity
+	opening    [32]byte // key of opening records
+	streams    []*stream
+	present    map[string]*stream
+	openings   map[string]*opening // without an entry: the stream has no whole first record
+	gone       map[string]string   // streams that were removed on purpose, and by whose word
+	facts      map[string][]*fact
+	report     *Report
+	unsealed   int  // streams whose first key could be read
+	sealed     int  // and could not
+	unchecked  bool // somebody says that streams were removed on purpose, and it could not be checked who
+}
+
+// Verify checks every stream in dir. It returns an error only where it cannot judge: dir or a key cannot be read, or the
+// recovery key opens none of the streams (*KeyError). Its memory does not grow with the size of the log.
+func Verify(dir string, o VerifyOptions) (*Report, error) {
+	v := &verifier{dir: dir, options: o, present: map[string]*stream{}, openings: map[string]*opening{},
+		gone: map[string]string{}, facts: map[string][]*fact{},
+		report: &Report{Keyed: o.RecoveryKey != "", Vouched: o.VaultKey != nil}}
+	if err := v.keys(); err != nil {
+		return nil, fmt.Errorf("verify audit: %w", err)
+	}
+	var foreign []string
+	var err error
+	if v.streams, foreign, err = scan(dir); err != nil {
+		return nil, fmt.Errorf("verify audit: %w", err)
+	}
+	for _, s := range v.streams {
+		v.present[s.id] = s
+	}
+	if err := segment.CheckDir(dir); err != nil {
+		v.warn(err.Error())
+	}
+	for _, name := range foreign {
+		v.warn(fmt.Sprintf("file %q does not belong to the log", name))
+	}
+	v.readOpenings()
+	v.commitments()
+	v.anchors()
+	for _, s := range v.streams {
+		v.check(s)
+	}
+	if v.report.Keyed && v.unsealed == 0 && v.sealed > 0 && len(v.report.Problems) == v.sealed {
+		return nil, fmt.Errorf("verify audit: %w", &KeyError{"recovery", "it opens none of the streams"})
+	}
+	v.prove()
+	v.judge()
+	return v.report, nil
+}
+
+func (v *verifier) keys() error {
+	if v.options.VaultKey != nil {
+		if len(v.options.VaultKey) != 32 {
+			return &KeyError{"vault", "it is malformed"}
+		}
+		v.opening = subkey(v.options.VaultKey, openingLabel)
+	}
+	if v.options.RecoveryKey == "" {
+		return nil
+	}
+	var err error
+	v.identities, err = parseRecoveryKey(v.options.RecoveryKey)
+	return err
+}
+
+func parseRecoveryKey(text string) ([]age.Identity, error) {
+	id, err := age.ParseX25519Identity(strings.TrimSpace(text))
+	if err != nil {
+		return nil, &KeyError{"recovery", "it is malformed"} // the cause could quote a part of it
+	}
+	return []age.Identity{id}, nil
+}
+
+func (v *verifier) warn(text string) { v.report.Warnings = append(v.report.Warnings, text) }
+
+func (v *verifier) problem(p Problem) { v.report.Problems = append(v.report.Problems, p) }
+
+func (v *verifier) readOpenings() {
+	numbers := map[uint64]string{}
+	for _, s := range v.streams {
+		if other := numbers[s.number]; other != "" {
+			v.problem(Problem{Stream: s.id, What: "has the number of stream " + other})
+		}
+		numbers[s.number] = s.id
+		f, _, err := segment.Read(s.path(v.dir, 1))
+		if err != nil {
+			continue // check meets it again and says so
+		}
+		text, err := firstLine(f)
+		f.Close()
+		if err != nil || len(text) == 0 || text[len(text)-1] != '\n' {
+			continue
+		}
+		o, err := parseOpening(text, s.id)
+		if err != nil {
+			v.problem(Problem{s.id, 1, 1, "is not an opening record of this stream"})
+			continue
+		}
+		v.openings[s.id] = o
+		if v.report.Vouched && !o.vouched(&v.opening) {
+			v.problem(Problem{s.id, 1, 1, "was not written by the owner of the vault"})
+			continue
+		}
+		v.removals(s, o)
+	}
+}
+
+// removals notes what an opening record says was taken away on purpose.
+func (v *verifier) removals(s *stream, o *opening) {
+	if len(o.Retired) == 0 && o.Archive == nil {
+		return
+	}
+	v.unchecked = v.unchecked || !v.report.Vouched
+	for _, t := range o.Retired {
+		v.gone[t.Stream] = s.id
+	}
+	if o.Archive != nil {
+		v.warn(fmt.Sprintf("stream %s: %d streams before it were moved to %q: %s", s.id, o.Archive.Streams, o.Archive.Directory, o.Reason))
+		for _, before := range v.streams {
+			if before.number < s.number {
+				v.gone[before.id] = s.id
+			}
+		}
+	}
+}
+
+// commitments collects what opening records say about other streams.
+func (v *verifier) commitments() {
+	for i, s := range v.streams {
+		o := v.openings[s.id]
+		if o == nil || v.gone[s.id] != "" {
+			continue
+		}
+		said := map[string]bool{}
+		var list []tip
+		if o.Follows != nil {
+			list = append(list, *o.Follows)
+		}
+		v.commit(s, list, fact{}, said)
+		v.commit(s, o.Ended, fact{final: true}, said)
+		v.commit(s, o.Running, fact{soft: true}, said)
+		if o.Archive != nil {
+			continue
+		}
+		if len(said) == 0 && s.number > 1 {
+			v.problem(Problem{s.id, 1, 1, "names no stream before it, yet is not the first"})
+		}
+		for _, before := range slices.Backward(v.streams[:i]) {
+			if v.gone[before.id] == "" && !said[before.id] && before.number < s.number {
+				v.problem(Problem{Stream: before.id, What: "was not there when stream " + s.id + " was opened"})
+			}
+			if v.openings[before.id] != nil {
+				break // that one vouches for those before it
+			}
+		}
+	}
+}
+
+func (v *verifier) commit(s *stream, tips []tip, like fact, said map[string]bool) {
+	for _, t := range tips {
+		number, ok := parseStreamID(t.Stream)
+		h, hOK := parseHex(t.H)
+		if !ok || number >= s.number || (t.Seq > 0 && !hOK) {
+			v.problem(Problem{s.id, 1, 1, "names another stream in a wrong form"})
+			continue
+		}
+		said[t.Stream] = true
+		if v.gone[t.Stream] != "" {
+			continue
+		}
+		if v.present[t.Stream] == nil {
+			v.problem(Problem{Stream: t.Stream, What: "is missing; it was there when stream " + s.id + " was opened"})
+			continue
+		}
+		f := like
+		f.seq, f.h, f.from = t.Seq, h, "stream "+s.id
+		v.facts[t.Stream] = append(v.facts[t.Stream], &f)
+	}
+}
+
+func (v *verifier) anchors() {
+	for _, a := range v.options.Anchors {
+		if a.Source == "" {
+			a.Source = Receipt
+		}
+		h, ok := parseHex(a.H)
+		switch {
+		case a.valid() != nil || !ok:
+			v.warn(fmt.Sprintf("an anchor of the %s is malformed", a.Source))
+		case v.gone[a.Stream] != "":
+		case v.present[a.Stream] != nil:
+			v.facts[a.Stream] = append(v.facts[a.Stream], &fact{seq: a.Seq, h: h, from: "an anchor of the " + string(a.Source), anchor: &a})
+		case a.Source == JournalLine:
+			v.warn(fmt.Sprintf("the journal has an anchor of stream %s, which is not there", a.Stream))
+		default:
+			v.problem(Problem{Stream: a.Stream, What: fmt.Sprintf("is missing; the %s has an anchor of its record %d", a.Source, a.Seq)})
+		}
+	}
+}
+
+// check walks through one stream.
+func (v *verifier) check(s *stream) {
+	if by := v.gone[s.id]; by != "" {
+		v.warn(fmt.Sprintf("stream %s was retired by stream %s, but files of it remain", s.id, by))
+		return
+	}
+	r := StreamReport{Stream: s.id, Running: segment.Running(s.path(v.dir, 1))}
+	facts := v.facts[s.id]
+	slices.SortStableFunc(facts, func(a, b *fact) int { return int(min(max(int64(a.seq-b.seq), -1), 1)) })
+	w := &walk{dir: v.dir, stream: s, facts: facts, report: &r, chain: newChain(point{seq: 1}), lines: newLineReader()}
+	if o := v.openings[s.id]; o != nil && v.report.Keyed {
+		sealed, _ := base64.StdEncoding.DecodeString(o.Key)
+		key, err := unsealKey(sealed, v.identities)
+		if err != nil {
+			v.sealed++
+			r.problems = append(r.problems, Problem{s.id, 1, 1, "holds a first key that is not sealed to this recovery key"})
+		} else {
+			v.unsealed++
+			w.keyed, w.chain.key = true, key
+		}
+	}
+	w.run()
+	w.chain.wipe()
+	r.Last, _ = time.Parse(timeLayout, string(w.last[:]))
+	v.report.Streams = append(v.report.Streams, r)
+	v.report.Problems = append(v.report.Problems, r.problems...)
+	v.report.Warnings = append(v.report.Warnings, r.warnings...)
+	v.report.Records += r.Records
+	v.report.Bytes += r.Bytes
+}
+
+// prove spreads what anchors prove, from the newest stream down: an opening record that is proven proves what it names.
+func (v *verifier) prove() {
+	proven := map[string]bool{} // openings, by what facts call them
+	for i := len(v.report.Streams) - 1; i >= 0; i-- {
+		r := &v.report.Streams[i]
+		for _, f := range v.facts[r.Stream] {
+			a := f.anchor
+			if !f.met || f.seq < r.Anchored || (a == nil && !proven[f.from]) {
+				continue
+			}
+			r.Anchored, r.AnchorBy = f.seq, f.from
+			if a == nil {
+				continue
+			}
+			r.Live = r.Live || a.Source == LiveGateway
+			if v.report.Newest == nil || a.Time.After(v.report.Newest.Time) {
+				v.report.Newest = a
+			}
+		}
+		proven["stream "+r.Stream] = r.Anchored > 0
+		if !r.Live {
+			r.Unproven = r.Records - min(r.Records, r.Anchored)
+		}
+		v.report.Unproven += r.Unproven
+	}
+}
+
+func (v *verifier) judge() {
+	r := v.report
+	slices.Sort(r.Warnings)
+	r.Warnings = slices.Compact(r.Warnings)
+	torn, open := false, len(r.Streams) == 0 || v.unchecked
+	for _, s := range r.Streams {
+		torn = torn || s.Torn
+		open = open || s.Unproven > 0 || s.GivenUp > 0 || !(s.Sealed || s.Live)
+	}
+	switch {
+	case len(r.Problems) > 0:
+		r.Code = Tampered
+	case !r.Keyed:
+		r.Code = OrderOnly
+	case torn:
+		r.Code = Torn
+	case open:
+		r.Code = Unproven
+	default:
+		r.Code = Whole
+	}
+}
