@@ -215,6 +215,9 @@ func (p *parser) known(name string, line int, what string) *Secret {
 	if s := p.pol.Secrets[name]; s != nil {
 		return s
 	}
+	if len(p.errs) == maxErrors {
+		return nil
+	}
 	known := p.pol.secretNames()
 	fix := "define it under secrets"
 	if near := nearest(name, known); near != "" {

@@ -104,13 +104,13 @@ func (p *Policy) InterceptedHosts() []string {
 			if h.Wildcard {
 				name = "*." + name
 			}
-			if !r.Passthrough && !slices.Contains(hosts, name) {
+			if !r.Passthrough {
 				hosts = append(hosts, name)
 			}
 		}
 	}
 	slices.Sort(hosts)
-	return hosts
+	return slices.Compact(hosts)
 }
 
 // Upstream is the entry for a, the one with its port first, or nil.

@@ -137,14 +137,16 @@ func (p *parser) hosts(r *Rule, n *yaml.Node, what string) {
 	if r.Scheme == "http" {
 		port = 80
 	}
+	seen := map[HostPattern]bool{}
 	p.texts(n, what+": hosts", func(n *yaml.Node, s string) {
 		h, problem, fix := parseHostPattern(s, port)
 		switch {
 		case problem != "":
 			p.fail(n.Line, fix, "%s: hosts: %s%s", what, problem, show(s))
-		case slices.Contains(r.Hosts, h):
+		case seen[h]:
 			p.fail(n.Line, "keep one of them", "%s: a host twice%s", what, show(s))
 		default:
+			seen[h] = true
 			r.Hosts = append(r.Hosts, h)
 		}
 	})
@@ -166,16 +168,22 @@ func (p *parser) methods(r *Rule, n *yaml.Node, what string) {
 }
 
 func (p *parser) paths(r *Rule, n *yaml.Node, what string) {
+	alike := map[string][]PathPattern{}
 	p.texts(n, what+": paths", func(n *yaml.Node, s string) {
 		path, problem, fix := parsePathPattern(s)
 		if problem != "" {
 			p.fail(n.Line, fix, "%s: paths: %s%s", what, problem, show(s))
 			return
 		}
-		for _, other := range r.Paths {
-			if moreSpecific(path.segments, other.segments) == 0 && overlap(path.segments, other.segments) {
+		shape := shapeOf(path.segments)
+		for _, other := range alike[shape] {
+			if overlap(path.segments, other.segments) {
 				p.fail(n.Line, "keep one of them", "%s: two paths that mean the same", what)
+				return
 			}
+		}
+		if alike[shape] = append(alike[shape], path); len(alike[shape]) > maxAlike {
+			p.fail(n.Line, "write * for what differs", "%s: too many paths that are alike", what)
 		}
 		r.Paths = append(r.Paths, path)
 	})
