@@ -68,6 +68,7 @@ func newRootCommand(p *program) *cobra.Command {
 // commands lists the subcommands in the order of the help text.
 var commands = []func(*program) *cobra.Command{
 	newRunCommand,
+	newUnwrapCommand,
 	newVersionCommand,
 }
 

@@ -1,0 +1,245 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/net/http/httpproxy"
+
+	"standin/audit"
+	"standin/ca"
+	"standin/grant"
+	"standin/proxy"
+	"standin/rules"
+	"standin/vault"
+)
+
+// gateway is the wire and what it needs, for one policy.
+type gateway struct {
+	home         home
+	policy       *rules.Policy
+	store        *vault.Store
+	placeholders map[string]string
+	resolver     *vault.Resolver
+	record       *audit.Log
+	proxy        *proxy.Proxy
+	gate         *proxy.Credentials
+	log          *slog.Logger
+	logFile      io.Closer
+	scrubbed     *scrubbedWriter
+}
+
+// gatewayConfig is what a gateway is made from.
+type gatewayConfig struct {
+	home     home
+	store    *vault.Store
+	policy   *rules.Policy
+	environ  []string // the user's
+	logFile  string   // "": that of the home
+	upstream upstreamConfig
+}
+
+// upstreamConfig is what vouches for upstreams, and the proxy towards them.
+type upstreamConfig struct {
+	roots *x509.CertPool
+	via   func(*url.URL) (*url.URL, error)
+}
+
+// newGateway opens the log and the record. Without a record there is no gateway.
+func newGateway(ctx context.Context, cfg gatewayConfig) (*gateway, error) {
+	placeholders, err := placeholdersFor(ctx, cfg.home, cfg.policy)
+	if err != nil {
+		return nil, err
+	}
+	file, err := openLog(cfg.home, cfg.logFile)
+	if err != nil {
+		return nil, err
+	}
+	g := &gateway{home: cfg.home, policy: cfg.policy, store: cfg.store, placeholders: placeholders,
+		gate: proxy.NewCredentials(), logFile: file, scrubbed: &scrubbedWriter{to: file}}
+	g.log = newLogger(g.scrubbed)
+	g.record, err = audit.Open(cfg.home.Audit(), audit.Keys{Vault: cfg.store.Key("audit"), Recovery: cfg.store.RecoveryRecipient()},
+		audit.Config{Version: version, Journal: audit.FindJournal()})
+	if err != nil {
+		file.Close()
+		return nil, err
+	}
+	g.resolver = vault.NewResolver(vault.ResolverConfig{Store: cfg.store, Environ: cfg.environ, Exec: execSources(cfg.policy)})
+	g.proxy, err = proxy.New(proxy.Config{Recorder: g.record, Log: g.log, Roots: cfg.upstream.roots, Via: cfg.upstream.via})
+	if err != nil {
+		return nil, errors.Join(err, g.record.Close(), file.Close())
+	}
+	return g, nil
+}
+
+// execSources are the commands of the rules file that print a secret.
+func execSources(policy *rules.Policy) map[string]vault.ExecSource {
+	found := map[string]vault.ExecSource{}
+	for name, source := range policy.Sources {
+		if source.Kind == "exec" {
+			found[strings.TrimPrefix(name, "exec:")] = vault.ExecSource{Command: source.Command, Env: source.Env, Timeout: source.Timeout, TTL: source.TTL}
+		}
+	}
+	return found
+}
+
+// drain is how long requests under way may take after the command has ended.
+const drain = 2 * time.Second
+
+// close ends the wire, seals the record, and closes the log.
+func (g *gateway) close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), drain)
+	defer cancel()
+	err := g.proxy.Close(ctx)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = nil
+	}
+	g.resolver.Close()
+	return errors.Join(err, g.record.Close(), g.logFile.Close())
+}
+
+// live is a session and all that belongs to it.
+type live struct {
+	g         *gateway
+	session   *grant.Session
+	client    *proxy.Client
+	authority *ca.Authority
+	token     string
+}
+
+// sessionConfig is what a session is opened with.
+type sessionConfig struct {
+	profile   *rules.Profile
+	isolation string
+	command   string // base name of the executable
+}
+
+// open starts a session: its secrets are read, its authority is made, its
+// opening is on record.
+func (g *gateway) open(ctx context.Context, cfg sessionConfig) (*live, error) {
+	s, err := grant.Open(ctx, grant.Config{
+		ID: sessionID(), Policy: g.policy, Profile: cfg.profile, Placeholders: g.placeholders,
+		Source: g.resolver, Fingerprint: g.record.Fingerprint,
+	})
+	if err != nil {
+		return nil, err
+	}
+	g.scrubbed.add(s)
+	authority, err := ca.New(ca.Config{Hosts: g.policy.InterceptedHosts(), NotAfter: s.Expires.Add(time.Hour), Name: s.ID})
+	if err != nil {
+		return nil, err
+	}
+	client, err := proxy.NewClient(s, authority, cfg.isolation)
+	if err != nil {
+		return nil, err
+	}
+	l := &live{g: g, session: s, client: client, authority: authority, token: strings.ToLower(rand.Text() + rand.Text())}
+	rec := l.record("open")
+	rec.Command, rec.RulesHash = cfg.command, g.policy.Hash
+	if err := g.record.Append(ctx, rec); err != nil {
+		return nil, err
+	}
+	for _, name := range cfg.profile.Secrets {
+		rec := l.record("grant")
+		rec.Secrets = []string{name}
+		if err := g.record.Note(rec); err != nil {
+			return nil, err
+		}
+	}
+	g.gate.Add(client, l.token)
+	go l.watch()
+	return l, nil
+}
+
+// watch cuts the session's connections when its time is over or it is revoked.
+func (l *live) watch() {
+	<-l.session.Ended()
+	l.client.Cut()
+	rec := l.record("revoke")
+	rec.Reason = l.session.Reason()
+	if err := l.g.record.Note(rec); err != nil {
+		l.g.log.Warn("record lost", slog.String("type", "revoke"), slog.Any("cause", err))
+	}
+}
+
+// end revokes the session, cuts its connections and records its end.
+func (l *live) end(reason string, began time.Time) error {
+	l.session.Revoke(reason)
+	l.client.Cut()
+	l.authority.Close()
+	rec := l.record("close")
+	rec.Reason, rec.Duration = reason, time.Since(began)
+	return l.g.record.Append(context.Background(), rec)
+}
+
+func (l *live) record(kind string) *audit.Record {
+	return &audit.Record{Type: kind, Session: l.session.ID, Profile: l.session.Profile.Name, Isolation: l.client.Isolation,
+		Process: audit.Process{PID: os.Getpid(), UID: os.Getuid()}}
+}
+
+// proxyURL is what the command's environment names as its proxy.
+func (l *live) proxyURL(listener net.Addr) string {
+	u := url.URL{Scheme: "http", Host: listener.String()}
+	if l.client.Isolation == isolationSession {
+		u.User = url.UserPassword(l.session.ID, l.token)
+	}
+	return u.String()
+}
+
+// sessionID names a session in the record and in its proxy credentials, which
+// some clients take only when they hold letters and digits.
+func sessionID() string { return "s" + strings.ToLower(rand.Text()[:12]) }
+
+// upstreams reads --upstream-ca and --upstream-proxy. Nothing of the gateway's
+// own environment reaches its connections unless they say "env".
+func (p *program) upstreams(caFlag, proxyFlag string) (upstreamConfig, error) {
+	var cfg upstreamConfig
+	if caFlag == "env" {
+		if caFlag = p.getenv("SSL_CERT_FILE"); caFlag == "" {
+			return cfg, usageError("--upstream-ca env: $SSL_CERT_FILE is not set")
+		}
+	}
+	if caFlag != "" {
+		pem, err := os.ReadFile(caFlag)
+		if err != nil {
+			return cfg, fmt.Errorf("read --upstream-ca: %w", err)
+		}
+		cfg.roots = x509.NewCertPool()
+		if !cfg.roots.AppendCertsFromPEM(pem) {
+			return cfg, fmt.Errorf("read --upstream-ca %q: it holds no certificate", caFlag)
+		}
+	}
+	switch proxyFlag {
+	case "":
+	case "env":
+		env := httpproxy.Config{HTTPSProxy: p.first("HTTPS_PROXY", "https_proxy"), HTTPProxy: p.first("HTTP_PROXY", "http_proxy"), NoProxy: p.first("NO_PROXY", "no_proxy")}
+		cfg.via = env.ProxyFunc()
+	default:
+		via, err := url.Parse(proxyFlag)
+		if err != nil || via.Host == "" || via.Scheme != "http" && via.Scheme != "https" {
+			return cfg, usageError("--upstream-proxy takes \"env\" or a URL like http://proxy.example:3128")
+		}
+		cfg.via = func(*url.URL) (*url.URL, error) { return via, nil }
+	}
+	return cfg, nil
+}
+
+// first is the value of the first variable that is set.
+func (p *program) first(names ...string) string {
+	for _, name := range names {
+		if value := p.getenv(name); value != "" {
+			return value
+		}
+	}
+	return ""
+}

@@ -1,0 +1,331 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"standin/launch"
+	"standin/rules"
+	"standin/rules/catalog"
+	"standin/vault"
+)
+
+// isolationSession is the level at which a connection shows the session's credential.
+const isolationSession = "session"
+
+// exitOwn is the exit code of run when Standin itself failed.
+const exitOwn = 125
+
+// filesAge is how long the files of a session outlive it, for daemons that the
+// command left behind.
+const filesAge = 7 * 24 * time.Hour
+
+// runFlags are the flags of run.
+type runFlags struct {
+	rules, profile, isolation, envFile, receipt, log, upstreamProxy, upstreamCA string
+	secrets                                                                     []string
+	ttl                                                                         time.Duration
+}
+
+func newRunCommand(p *program) *cobra.Command {
+	f := &runFlags{}
+	cmd := &cobra.Command{
+		Use:   "run [flags] -- CMD [ARG...]",
+		Short: "Run a command that holds placeholders only",
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return &hinted{usageError("run: no command to run"), "standin run -- CMD [ARG...]"}
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error { return p.run(cmd, f, args) },
+	}
+	flags := cmd.Flags()
+	flags.SetInterspersed(false)
+	flags.StringVar(&f.rules, "rules", "", "the rules `FILE` (else standin.yaml here or above, else that of the home)")
+	flags.StringVar(&f.profile, "profile", "", "the profile `NAME` of the rules file")
+	flags.StringArrayVar(&f.secrets, "secret", nil, "grant only the secret `NAME` of the profile (repeatable)")
+	flags.DurationVar(&f.ttl, "ttl", 0, "end the grants after this `TIME`, at most the profile's")
+	flags.StringVar(&f.isolation, "isolation", "", "how surely a connection is tied to the command: `LEVEL` session")
+	flags.StringVar(&f.envFile, "env-file", "", "set the variables of a dotenv `FILE`; NAME=secret:X becomes X's placeholder")
+	flags.StringVar(&f.receipt, "receipt", "", "write what was granted and used to `FILE` when the command has ended")
+	flags.StringVar(&f.log, "log", "", "write the log to `FILE` instead of standin.log of the home")
+	flags.StringVar(&f.upstreamProxy, "upstream-proxy", "", "reach upstreams through the proxy at `URL`, or \"env\"")
+	flags.StringVar(&f.upstreamCA, "upstream-ca", "", "trust the authorities in `FILE` for upstreams, or \"env\"")
+	passphraseFlag(cmd)
+	return cmd
+}
+
+// own marks an error as Standin's own failure, unless it says otherwise.
+func own(err error) error {
+	var coded *codedError
+	if err == nil || errors.As(err, &coded) {
+		return err
+	}
+	return exitError(exitOwn, err)
+}
+
+// run opens a session, runs the command in it, and gives the command's exit code.
+func (p *program) run(cmd *cobra.Command, f *runFlags, argv []string) error {
+	if err := p.cleanStart(); err != nil {
+		return own(err)
+	}
+	if err := launch.Harden(); err != nil {
+		return own(err)
+	}
+	r := &running{p: p, cmd: cmd, f: f, argv: argv, began: time.Now()}
+	if err := r.prepare(); err != nil {
+		return own(err)
+	}
+	code, err := r.serve()
+	if err != nil {
+		return own(err)
+	}
+	if code != 0 {
+		return exitError(code, nil)
+	}
+	return nil
+}
+
+// running is one run.
+type running struct {
+	p     *program
+	cmd   *cobra.Command
+	f     *runFlags
+	argv  []string
+	began time.Time
+
+	home    home
+	store   *vault.Store
+	policy  *rules.Policy
+	profile *rules.Profile
+	extra   map[string]string // variables of the --env-file
+}
+
+// prepare reads and checks everything that can be wrong before anything starts.
+func (r *running) prepare() error {
+	var err error
+	if r.home, err = r.p.home(r.cmd); err != nil {
+		return err
+	}
+	if r.policy, err = r.p.loadRules(r.home, r.f.rules); err != nil {
+		return err
+	}
+	if r.profile, err = r.narrowed(); err != nil {
+		return err
+	}
+	if err := r.isolation(); err != nil {
+		return err
+	}
+	if r.extra, err = readEnvFile(r.f.envFile, r.policy); err != nil {
+		return err
+	}
+	if err := r.home.prepare(); err != nil {
+		return err
+	}
+	if r.store, err = r.p.openVault(r.cmd, r.home); err != nil {
+		return err
+	}
+	return trusted(r.store, r.home, r.policy)
+}
+
+// loadRules finds and reads the rules file.
+func (p *program) loadRules(h home, named string) (*rules.Policy, error) {
+	cwd, err := os.Getwd()
+	if err != nil {
+		return nil, fmt.Errorf("find rules: %w", err)
+	}
+	path, err := rules.Find(named, cwd, h.Config)
+	if err != nil {
+		return nil, err
+	}
+	return rules.Load(path)
+}
+
+// narrowed is the profile, less what --secret and --ttl take away. Neither adds.
+func (r *running) narrowed() (*rules.Profile, error) {
+	found, err := r.policy.Profile(r.f.profile)
+	if err != nil {
+		return nil, err
+	}
+	profile := *found
+	if len(r.f.secrets) > 0 {
+		for _, name := range r.f.secrets {
+			if !slices.Contains(profile.Secrets, name) {
+				return nil, usageError("--secret %s: profile %q does not have it", name, profile.Name)
+			}
+		}
+		profile.Secrets = r.f.secrets
+	}
+	if r.f.ttl < 0 || r.f.ttl > profile.TTL {
+		return nil, usageError("--ttl %v: profile %q allows at most %v", r.f.ttl, profile.Name, profile.TTL)
+	}
+	if r.f.ttl > 0 {
+		profile.TTL = r.f.ttl
+	}
+	return &profile, nil
+}
+
+// isolation settles the level. One that is named and cannot be had ends the run.
+func (r *running) isolation() error {
+	level := r.f.isolation
+	if level == "" {
+		level = r.profile.Isolation
+	}
+	switch level {
+	case "", isolationSession:
+		r.profile.Isolation = isolationSession
+		return nil
+	case "tree", "netns":
+		return &hinted{fmt.Errorf("isolate the command: level %q is not to be had in this version", level), "standin run --isolation session -- …"}
+	}
+	return usageError("--isolation %s: no such level; there are session, tree and netns", level)
+}
+
+// serve runs the gateway around the command, and writes the receipt when the
+// log is sealed, so that its anchor covers the whole stream.
+func (r *running) serve() (int, error) {
+	ctx := context.Background()
+	upstream, err := r.p.upstreams(r.f.upstreamCA, r.f.upstreamProxy)
+	if err != nil {
+		return 0, err
+	}
+	g, err := newGateway(ctx, gatewayConfig{home: r.home, store: r.store, policy: r.policy, environ: r.p.env, logFile: r.f.log, upstream: upstream})
+	if err != nil {
+		return 0, err
+	}
+	l, err := g.open(ctx, sessionConfig{profile: r.profile, isolation: r.profile.Isolation, command: filepath.Base(r.argv[0])})
+	if err != nil {
+		return 0, errors.Join(err, g.close())
+	}
+	code, notes, err := r.session(g, l)
+	err = errors.Join(err, g.close())
+	if r.f.receipt != "" {
+		err = errors.Join(err, writeReceipt(r.f.receipt, g, l, notes, code))
+	}
+	return code, err
+}
+
+// session serves the session on a listener of its own until the command ends.
+// The grants are revoked before it returns.
+func (r *running) session(g *gateway, l *live) (code int, notes sessionNotes, err error) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, notes, errors.Join(fmt.Errorf("listen on loopback: %w", err), l.end("no listener", r.began))
+	}
+	served := make(chan error, 1)
+	go func() { served <- g.proxy.Serve(listener, g.gate) }()
+	code, notes, err = r.command(g, l, listener.Addr())
+	reason := "command ended"
+	if err != nil {
+		reason = "command did not start"
+	}
+	listener.Close()
+	return code, notes, errors.Join(err, l.end(reason, r.began), <-served)
+}
+
+// command starts the command in its environment and waits for it.
+func (r *running) command(g *gateway, l *live, addr net.Addr) (int, sessionNotes, error) {
+	notes := sessionNotes{Command: filepath.Base(r.argv[0]), Isolation: l.client.Isolation}
+	c, err := newControl(g, l.session.ID)
+	if err != nil {
+		return 0, notes, err
+	}
+	defer c.close()
+	env, removed, err := r.environment(l, addr, filepath.Join(socketDir(r.home), l.session.ID+".sock"))
+	if err != nil {
+		return 0, notes, err
+	}
+	notes.Removed = removed
+	child, err := launch.Start(launch.Spec{Argv: r.argv, Env: env, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr})
+	if err != nil {
+		return 0, notes, startError(err)
+	}
+	notes.PID = child.PID()
+	c.add(l, notes)
+	code, err := child.Wait()
+	return code, notes, err
+}
+
+// startError gives a command that cannot start its exit code.
+func startError(err error) error {
+	var start *launch.StartError
+	if errors.As(err, &start) {
+		return exitError(start.Code, err)
+	}
+	return err
+}
+
+// environment writes the files of the session and makes what the command gets.
+func (r *running) environment(l *live, addr net.Addr, socket string) (env, removed []string, err error) {
+	dir := filepath.Join(r.home.Run(), l.session.ID)
+	if err := vault.PrivateDir(dir); err != nil {
+		return nil, nil, err
+	}
+	launch.Prune(r.home.Run(), filesAge)
+	hosts := r.policy.InterceptedHosts()
+	url := l.proxyURL(addr)
+	files, err := launch.WriteFiles(launch.FilesConfig{Dir: dir, RootPEM: l.authority.RootPEM(), Environ: r.p.env, ProxyURL: url,
+		Hosts: hosts, GitHosts: r.gitHosts(l), Port: addr.(*net.TCPAddr).Port})
+	if err != nil {
+		return nil, nil, err
+	}
+	variables, carriers := r.placeholderVariables(l)
+	env, removed = launch.Environ(launch.EnvConfig{Environ: r.p.env, Files: files, ProxyURL: url, Placeholders: variables, Carriers: carriers,
+		Hosts: hosts, Inherit: r.profile.Inherit, InheritAll: r.profile.InheritAll, Session: l.session.ID, ControlSocket: socket})
+	return env, removed, nil
+}
+
+// placeholderVariables are the variables that carry placeholders, and all that
+// may carry a secret.
+func (r *running) placeholderVariables(l *live) (variables map[string]string, carriers []string) {
+	variables = map[string]string{}
+	carriers = catalog.Carriers()
+	for name, secret := range r.policy.Secrets {
+		carriers = append(carriers, secret.Env...)
+		for _, variable := range secret.Env {
+			variables[variable] = l.g.placeholders[name]
+		}
+	}
+	for variable, value := range r.extra {
+		if name, ok := secretReference(value); ok {
+			value = l.g.placeholders[name]
+		}
+		variables[variable] = value
+	}
+	return variables, carriers
+}
+
+// gitHosts are the hosts at which git is to answer with a placeholder.
+func (r *running) gitHosts(l *live) []launch.GitCredential {
+	var found []launch.GitCredential
+	for _, rule := range r.policy.Rules {
+		for _, sub := range rule.Substitute {
+			if !slices.Contains(sub.In, rules.Surface{Kind: rules.BasicPassword}) {
+				continue
+			}
+			for _, host := range rule.Hosts {
+				if !host.Wildcard {
+					found = append(found, launch.GitCredential{Host: gitHost(host), Username: "x-access-token", Placeholder: l.g.placeholders[sub.Secret]})
+				}
+			}
+		}
+	}
+	return found
+}
+
+// gitHost writes a host as git's configuration does: with a port unless it is 443.
+func gitHost(h rules.HostPattern) string {
+	if h.Port == 443 {
+		return h.Name
+	}
+	return fmt.Sprintf("%s:%d", h.Name, h.Port)
+}

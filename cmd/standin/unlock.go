@@ -1,0 +1,143 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"standin/vault"
+)
+
+// maxPassphrase bounds what is read as a passphrase, in bytes.
+const maxPassphrase = 4096
+
+// errNoTerminal says that nobody can be asked.
+var errNoTerminal = errors.New("ask for the passphrase: there is no terminal")
+
+// passphraseFlag gives a command that opens the vault its flag.
+func passphraseFlag(cmd *cobra.Command) {
+	cmd.Flags().String("passphrase-file", "", "read the passphrase of the vault from `FILE` (also $STANDIN_PASSPHRASE_FILE)")
+}
+
+// openVault opens the vault of a home. The passphrase comes from
+// --passphrase-file, $STANDIN_PASSPHRASE_FILE or the terminal, and is asked for
+// only where the identity is wrapped by one.
+func (p *program) openVault(cmd *cobra.Command, h home) (*vault.Store, error) {
+	return vault.Open(h.Vault(), vault.Unlock{
+		Passphrase: func() ([]byte, error) { return p.passphrase(cmd) },
+		Unwrap:     p.unwrapInChild,
+	})
+}
+
+// passphrase reads the passphrase.
+func (p *program) passphrase(cmd *cobra.Command) ([]byte, error) {
+	path := ""
+	if flag := cmd.Flags().Lookup("passphrase-file"); flag != nil {
+		path = flag.Value.String()
+	}
+	if path == "" {
+		path = p.getenv("STANDIN_PASSPHRASE_FILE")
+	}
+	if path != "" {
+		return readPassphrase(path)
+	}
+	tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
+	if err != nil {
+		return nil, errNoTerminal
+	}
+	defer tty.Close()
+	fmt.Fprint(tty, "Passphrase of the vault: ")
+	defer fmt.Fprintln(tty)
+	return term.ReadPassword(int(tty.Fd()))
+}
+
+// readPassphrase takes a private file, or a pipe, and drops one newline.
+func readPassphrase(path string) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, fmt.Errorf("read passphrase file: %w", err)
+	}
+	var text []byte
+	if info.Mode().IsRegular() {
+		text, err = vault.ReadPrivate(path)
+	} else {
+		text, err = readPipe(path)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if len(text) > maxPassphrase {
+		return nil, fmt.Errorf("read passphrase file %q: longer than %d bytes", path, maxPassphrase)
+	}
+	return bytes.TrimSuffix(bytes.TrimSuffix(text, []byte("\n")), []byte("\r")), nil
+}
+
+func readPipe(path string) ([]byte, error) {
+	pipe, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("read passphrase file: %w", err)
+	}
+	defer pipe.Close()
+	return io.ReadAll(io.LimitReader(pipe, maxPassphrase+1))
+}
+
+// unwrapCommand is the name by which this program runs itself for one scrypt.
+const unwrapCommand = "unwrap-identity"
+
+// wrappedIdentity is what the child reads.
+type wrappedIdentity struct{ Wrapped, Passphrase []byte }
+
+// unwrapInChild runs scrypt in a process of its own: the 256 MiB that it takes
+// are gone with it, instead of staying with the gateway for hours.
+func (p *program) unwrapInChild(wrapped, passphrase []byte) ([]byte, error) {
+	input, err := json.Marshal(wrappedIdentity{wrapped, passphrase})
+	if err != nil {
+		return nil, err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("open identity: %w", err)
+	}
+	var out bytes.Buffer
+	child := &exec.Cmd{Path: self, Args: []string{os.Args[0], unwrapCommand}, Env: []string{}, Stdin: bytes.NewReader(input), Stdout: &out}
+	err = child.Run()
+	var exit *exec.ExitError
+	switch {
+	case errors.As(err, &exit) && exit.ExitCode() == unwrapWrong:
+		return nil, vault.ErrPassphrase
+	case err != nil:
+		return nil, fmt.Errorf("open identity: %w", err)
+	}
+	return out.Bytes(), nil
+}
+
+// unwrapWrong is the child's exit code for a wrong passphrase.
+const unwrapWrong = 3
+
+func newUnwrapCommand(p *program) *cobra.Command {
+	return &cobra.Command{
+		Use: unwrapCommand, Hidden: true, Args: noArguments,
+		RunE: func(*cobra.Command, []string) error {
+			var in wrappedIdentity
+			if err := json.NewDecoder(io.LimitReader(p.in, 1<<20)).Decode(&in); err != nil {
+				return errors.New("read wrapped identity: malformed")
+			}
+			identity, err := vault.UnwrapIdentity(in.Wrapped, in.Passphrase)
+			if errors.Is(err, vault.ErrPassphrase) {
+				return exitError(unwrapWrong, nil)
+			}
+			if err != nil {
+				return err
+			}
+			_, err = p.out.Write(identity)
+			return err
+		},
+	}
+}
