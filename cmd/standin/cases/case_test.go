@@ -51,6 +51,7 @@ type Case struct {
 	silent    []func() string // asserted once more at the end
 	pardons   []string        // files that may hold a value, with a reason at the call
 	quiet     bool            // no gateway of this case need be alive at its end
+	crashes   bool            // crashes are what this case is about
 }
 
 // heard is something that reached the client or the user, kept for NOLEAK.
@@ -186,6 +187,9 @@ func (c *Case) Finish(cmd *exec.Cmd) Result {
 // noCrash fails the case if a Go program says that it crashed or raced.
 func (c *Case) noCrash(who, stderr string) {
 	c.Helper()
+	if c.crashes {
+		return
+	}
 	for _, mark := range []string{"WARNING: DATA RACE", "panic: ", "fatal error: ", "goroutine 1 ["} {
 		if strings.Contains(stderr, mark) {
 			c.Errorf("%s: %q on stderr:\n%s", who, mark, clip(stderr))
@@ -259,6 +263,9 @@ func (c *Case) Eventually(what string, ok func() bool) bool {
 	c.Errorf("not within ten seconds: %s", what)
 	return false
 }
+
+// Crashes says that processes of this case are made to crash.
+func (c *Case) Crashes() { c.crashes = true }
 
 // NoGateway says that this case needs no gateway that lives to its end.
 func (c *Case) NoGateway() { c.quiet = true }

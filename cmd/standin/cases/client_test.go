@@ -256,3 +256,25 @@ func basic(user, password string) string {
 }
 
 func discardLog() *log.Logger { return log.New(io.Discard, "", 0) }
+
+// Stream reads the head of an answer and returns its body as it comes.
+func (d *Conn) Stream() io.Reader {
+	d.c.Helper()
+	res, err := http.ReadResponse(d.in, &http.Request{Method: "GET"})
+	if err != nil {
+		d.c.Fatalf("read the head of a stream: %v", err)
+	}
+	if res.StatusCode != 200 {
+		d.c.Fatalf("the stream is answered %s", res.Status)
+	}
+	return d.c.heardReader("stream", res.Body)
+}
+
+// heardReader keeps what goes by, for NOLEAK.
+func (c *Case) heardReader(what string, in io.Reader) io.Reader {
+	all := newLockedBuffer()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.late = append(c.late, func() heard { return heard{what, all.Bytes()} })
+	return io.TeeReader(in, all)
+}

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"strconv"
 	"strings"
@@ -276,4 +277,32 @@ func (s *Session) DoH2(m Message) *Response {
 		fields = append(fields, Field{"content-length", strconv.Itoa(len(m.Body))})
 	}
 	return h.Ask(fields, m.Body)
+}
+
+// Stream is the body of a stream as it comes.
+func (h *H2) Stream(id uint32) io.Reader {
+	return h.c.heardReader("stream", &h2body{h: h, st: h.streams[id]})
+}
+
+type h2body struct {
+	h    *H2
+	st   *h2stream
+	read int
+}
+
+func (b *h2body) Read(p []byte) (int, error) {
+	for b.read == len(b.st.r.Body) {
+		if b.st.done {
+			if b.st.r.Err != nil {
+				return 0, b.st.r.Err
+			}
+			return 0, io.EOF
+		}
+		if err := b.h.pump(); err != nil {
+			return 0, err
+		}
+	}
+	n := copy(p, b.st.r.Body[b.read:])
+	b.read += n
+	return n, nil
 }

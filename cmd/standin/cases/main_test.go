@@ -69,7 +69,7 @@ type grounds struct {
 
 	dir      string // short: paths of unix sockets end at 107 bytes
 	program  string
-	faulty   func() (string, error) // the program built with the tag fault_panic
+	faulty   func() (string, error) // a build that panics in every substitution, the value in its hand
 	home     string
 	identity string
 	recovery string // file with the recovery key of the audit log
@@ -91,7 +91,9 @@ func (g *grounds) make() (err error) {
 	if g.program, err = g.build("standin"); err != nil {
 		return err
 	}
-	g.faulty = sync.OnceValues(func() (string, error) { return g.build("standin-fault", "-tags", "fault_panic") })
+	g.faulty = sync.OnceValues(func() (string, error) {
+		return g.build("standin-fault", "-tags", "fault", "-ldflags", "-X standin/grant.fault=panic")
+	})
 	g.home = filepath.Join(g.dir, "home")
 	g.identity = filepath.Join(g.dir, "identity.txt")
 	g.recovery = filepath.Join(g.dir, "recovery.txt")

@@ -56,6 +56,7 @@ type Start struct {
 	Flags   []string // more flags of run
 	Env     []string // more variables of the user's environment
 	Program string   // another build of the program
+	Cores   bool     // without a limit on the size of core files
 }
 
 // S1 is granted everything.
@@ -102,6 +103,10 @@ func (c *Case) Start(o Start) *Session {
 	s.cmd = c.Command(append(c.loudness(), o.Env...), args...)
 	if o.Program != "" {
 		s.cmd.Path, s.cmd.Args[0] = o.Program, o.Program
+	}
+	if o.Cores {
+		s.cmd.Args = append([]string{"sh", "-c", `ulimit -c unlimited; exec "$0" "$@"`}, append([]string{s.cmd.Path}, s.cmd.Args[1:]...)...)
+		s.cmd.Path = "/bin/sh"
 	}
 	s.launch()
 	c.sessions[o.Name] = s
@@ -313,5 +318,5 @@ func (c *Case) loudness() []string {
 	if !c.Replay {
 		return nil
 	}
-	return []string{"GODEBUG=http2debug=2,tlsdebug=1,netdns=2", "STANDIN_DEBUG=1", "DEBUG=*", "RUST_LOG=trace"}
+	return []string{"GODEBUG=http2debug=2,tlsdebug=1,netdns=2", "GOTRACEBACK=all", "DEBUG=*", "NODE_DEBUG=http,net,tls", "LOG_LEVEL=trace"}
 }
