@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"standin/audit/segment"
 )
 
 // BenchmarkAppend counts durable appends a second with 1, 8 and 64 callers at once.
@@ -90,4 +92,23 @@ func BenchmarkNote(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// BenchmarkDisk is the reference for BenchmarkAppend: the same bytes, written and synced with nothing around them.
+func BenchmarkDisk(b *testing.B) {
+	f, err := segment.Create(b.TempDir(), "reference")
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer f.Close()
+	line := make([]byte, 700)
+	b.ResetTimer()
+	start := time.Now()
+	for range b.N {
+		if err := f.Append(line); err != nil {
+			b.Fatal(err)
+		}
+		f.Reserve(256 << 10)
+	}
+	b.ReportMetric(float64(b.N)/time.Since(start).Seconds(), "appends/s")
 }

@@ -44,9 +44,14 @@ type point struct {
 type chain struct {
 	point
 	digest hash.Hash
+	label  []byte // here, like pad and sum, so that a record costs no allocation, and to be wiped
+	pad    [64]byte
+	sum    [32]byte
 }
 
-func newChain(at point) *chain { return &chain{point: at, digest: sha256.New()} }
+func newChain(at point) *chain {
+	return &chain{point: at, digest: sha256.New(), label: []byte(nextKeyLabel)}
+}
 
 // begin appends what a line begins with.
 func (c *chain) begin(b []byte) []byte {
@@ -72,35 +77,33 @@ func (c *chain) link(b []byte, start int) []byte {
 // step forgets the key of the record that was just made.
 func (c *chain) step() {
 	c.seq++
-	c.key = c.mac(&c.key, []byte(nextKeyLabel))
+	c.key = c.mac(&c.key, c.label)
 }
 
 // mac is HMAC-SHA256. It is written out so that no copy of the key remains in an object that cannot be wiped.
-func (c *chain) mac(key *[32]byte, message []byte) (sum [32]byte) {
-	var pad [64]byte
-	for i := range pad {
-		pad[i] = 0x36
+func (c *chain) mac(key *[32]byte, message []byte) [32]byte {
+	for i := range c.pad {
+		c.pad[i] = 0x36
 	}
-	for i, k := range key {
-		pad[i] ^= k
-	}
+	subtle.XORBytes(c.pad[:32], c.pad[:32], key[:])
 	c.digest.Reset()
-	c.digest.Write(pad[:])
+	c.digest.Write(c.pad[:])
 	c.digest.Write(message)
-	c.digest.Sum(sum[:0])
-	for i := range pad {
-		pad[i] ^= 0x36 ^ 0x5c
+	c.digest.Sum(c.sum[:0])
+	for i := range c.pad {
+		c.pad[i] ^= 0x36 ^ 0x5c
 	}
 	c.digest.Reset()
-	c.digest.Write(pad[:])
-	c.digest.Write(sum[:])
-	c.digest.Sum(sum[:0])
-	clear(pad[:])
-	return sum
+	c.digest.Write(c.pad[:])
+	c.digest.Write(c.sum[:])
+	c.digest.Sum(c.sum[:0])
+	clear(c.pad[:])
+	return c.sum
 }
 
 func (c *chain) wipe() {
 	clear(c.key[:])
+	clear(c.sum[:])
 	c.digest.Reset()
 }
 
@@ -108,7 +111,7 @@ func (c *chain) wipe() {
 func subkey(vault []byte, label string) (sub [32]byte) {
 	var key [32]byte
 	copy(key[:], vault)
-	c := chain{digest: sha256.New()}
+	c := newChain(point{})
 	sub = c.mac(&key, []byte(label))
 	clear(key[:])
 	return sub
@@ -122,7 +125,7 @@ func Fingerprint(vaultKey, value []byte) string {
 }
 
 func fingerprint(key *[32]byte, value []byte) string {
-	c := chain{digest: sha256.New()}
+	c := newChain(point{})
 	sum := c.mac(key, value)
 	return hex.EncodeToString(sum[:8])
 }

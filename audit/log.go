@@ -21,6 +21,7 @@ const (
 	retryDelay  = 100 * time.Millisecond // between two attempts to write again
 	checkEvery  = 250 * time.Millisecond // between two looks at whether the file is still where it was
 	maxJump     = 2 * time.Second        // between the two clocks, from one record to the next
+	manyNotes   = 64 << 10               // bytes that do not wait for the delay
 	maxPending  = 1 << 20                // bytes that wait for the disk; then Note waits, or fails
 	segmentSize = 64 << 20
 )
@@ -247,6 +248,9 @@ func (l *Log) Note(r *Record) error {
 	}
 	if _, err := l.add(r, true); err != nil {
 		return &UnavailableError{l.dir, err}
+	}
+	if len(l.pending.bodies) >= manyNotes {
+		l.signal()
 	}
 	return nil
 }

@@ -46,8 +46,8 @@ type writer struct {
 	low     bool
 	checked time.Time
 	rotated time.Time // when a rotation failed
-	tried   int    // highest number of a segment whose making failed
-	givenUp uint64 // records of the batch that failed
+	tried   int       // highest number of a segment whose making failed
+	givenUp uint64    // records of the batch that failed
 	cause   error
 }
 
@@ -92,7 +92,7 @@ func (w *writer) run() {
 			w.summaries()
 		}
 		b := l.pending
-		if !due && !closing && b.waiting == 0 {
+		if !due && !closing && b.waiting == 0 && len(b.bodies) < manyNotes {
 			l.mu.Unlock()
 			continue
 		}
