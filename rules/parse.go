@@ -178,8 +178,11 @@ func (p *parser) sourceOf(n *yaml.Node, what string) string {
 	case "env":
 		ok, fix = variablePattern.MatchString(rest), "write env:NAME with the name of the variable, without $"
 	case "file":
-		ok, fix = path != "" && !strings.HasPrefix(path, "~") && (!hasKey || key != ""), "write file:PATH or file:PATH#key, and your home folder in full"
-		text = "file:" + p.path(path) + strings.TrimPrefix(rest, path)
+		home := strings.HasPrefix(path, "~/")
+		ok, fix = path != "" && (home || path[0] != '~') && (!hasKey || key != ""), "write file:PATH or file:PATH#KEY"
+		if !home {
+			text = "file:" + p.path(path) + strings.TrimPrefix(rest, path)
+		}
 	case "exec":
 		ok, fix = namePattern.MatchString(rest), "write exec:NAME, and the command under sources: exec:NAME"
 	case "hcp":
