@@ -49,6 +49,9 @@ func CheckStrength(v []byte) error {
 	return nil
 }
 
+// Check is CheckStrength of the value, for callers that may not see it.
+func (s Secret) Check() error { return CheckStrength(s.Reveal()) }
+
 func measure(v []byte) (letters, digits, distinct int, bits float64) {
 	var count [256]int
 	for _, c := range v {

@@ -1,0 +1,219 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"standin/vault"
+)
+
+func newVaultCommand(p *program) *cobra.Command {
+	cmd := group("vault", "Keep the real values, encrypted",
+		newVaultInit(p), newVaultSet(p), newVaultList(p), newVaultRemove(p), newVaultRotate(p), newVaultImport(p), newVaultStatus(p))
+	cmd.Long = `The vault keeps the real values, encrypted, on this machine. Values come in by
+a prompt or a pipe, never as an argument, and there is no command that shows one.`
+	return cmd
+}
+
+// onVault makes the body of a command that opens the vault first: nobody should
+// type a value twice to learn that the passphrase was wrong.
+func (p *program) onVault(body func(*cobra.Command, []string, *vault.Store) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		h, err := p.home(cmd)
+		if err != nil {
+			return err
+		}
+		store, err := p.openVault(cmd, h)
+		if err != nil {
+			return vaultHint(err)
+		}
+		return vaultHint(body(cmd, args, store))
+	}
+}
+
+// secretNamed refuses a name that cannot be one, before anything is opened or
+// asked. It is not shown: who gives a value by mistake must not see it again.
+func secretNamed(cmd *cobra.Command, args []string) error {
+	err := exactly("NAME")(cmd, args)
+	if err == nil {
+		if err = vault.CheckName(args[0]); err == nil {
+			return nil
+		}
+		err = usageError("%w", err)
+	}
+	return &hinted{err, "a name is like github/token; a value is asked for, or read from a pipe"}
+}
+
+func newVaultSet(p *program) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "set NAME",
+		Short: "Keep a value under a name",
+		Long: `Keep a value under a name, in place of the one that may be there. The value is
+asked for twice, or read whole from a pipe (one newline at its end is dropped).`,
+		Example: "  standin vault set github/token\n  gh auth token | standin vault set github/token",
+		Args:    secretNamed,
+		RunE: p.onVault(func(_ *cobra.Command, args []string, store *vault.Store) error {
+			value, err := p.readValue(args[0])
+			if err != nil {
+				return err
+			}
+			if err := store.Set(args[0], value); err != nil {
+				return err
+			}
+			return p.tellVersion("set", args[0], store)
+		}),
+	}
+	passphraseFlag(cmd)
+	return cmd
+}
+
+func newVaultRotate(p *program) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "rotate NAME",
+		Short: "Put a new value in place of an old one",
+		Long: `Put a new value in place of an old one. Running sessions use it within a second;
+requests on their way end with the old one.`,
+		Args: secretNamed,
+		RunE: p.onVault(func(_ *cobra.Command, args []string, store *vault.Store) error {
+			if _, _, err := store.Secret(args[0]); err != nil {
+				return err
+			}
+			value, err := p.readValue(args[0])
+			if err != nil {
+				return err
+			}
+			if err := store.Rotate(args[0], value); err != nil {
+				return err
+			}
+			return p.tellVersion("rotated", args[0], store)
+		}),
+	}
+	passphraseFlag(cmd)
+	return cmd
+}
+
+func (p *program) tellVersion(done, name string, store *vault.Store) error {
+	_, version, err := store.Secret(name)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(p.out, "%s %s (version %s)\n", done, name, version)
+	return err
+}
+
+func newVaultRemove(p *program) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "rm NAME",
+		Short: "Remove a value",
+		Args:  secretNamed,
+		RunE: p.onVault(func(_ *cobra.Command, args []string, store *vault.Store) error {
+			if err := store.Remove(args[0]); err != nil {
+				return err
+			}
+			_, err := fmt.Fprintf(p.out, "removed %s\n", args[0])
+			return err
+		}),
+	}
+	passphraseFlag(cmd)
+	return cmd
+}
+
+// listedSecret is one element of "vault list --json".
+type listedSecret struct {
+	Name    string    `json:"name"`
+	Version string    `json:"version"`
+	Created time.Time `json:"created"`
+	Updated time.Time `json:"updated"`
+}
+
+func newVaultList(p *program) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List the names, never the values",
+		Args:  noArguments,
+		RunE: p.onVault(func(_ *cobra.Command, _ []string, store *vault.Store) error {
+			entries, err := store.List()
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				list := make([]listedSecret, 0, len(entries))
+				for _, e := range entries {
+					list = append(list, listedSecret(e))
+				}
+				return printJSON(p.out, list)
+			}
+			if len(entries) == 0 {
+				fmt.Fprintln(p.err, "standin: hint: the vault is empty: standin vault set NAME")
+				return nil
+			}
+			table := tabwriter.NewWriter(p.out, 0, 0, 2, ' ', 0)
+			fmt.Fprintln(table, "NAME\tVERSION\tUPDATED")
+			for _, e := range entries {
+				fmt.Fprintf(table, "%s\t%s\t%s\n", e.Name, e.Version, e.Updated.Local().Format(time.DateTime))
+			}
+			return table.Flush()
+		}),
+	}
+	passphraseFlag(cmd)
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+func printJSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	e.SetEscapeHTML(false)
+	return e.Encode(v)
+}
+
+// vaultHint adds to an error of the vault what to type, where there is something.
+func vaultHint(err error) error {
+	var (
+		missing  *vault.MissingError
+		exists   *vault.ExistsError
+		mode     *vault.ModeError
+		corrupt  *vault.CorruptError
+		newer    *vault.VersionError
+		rollback *vault.RollbackError
+		unknown  *vault.NotFoundError
+		weak     *vault.WeakError
+		keys     *vault.KeyringError
+		known    *hinted
+	)
+	text := ""
+	switch {
+	case err == nil || errors.As(err, &known):
+	case errors.As(err, &missing):
+		text = "standin vault init"
+	case errors.As(err, &exists):
+		text = "use it as it is, or move it away first: both vault.age and identity.age"
+	case errors.As(err, &mode):
+		text = mode.Fix
+	case errors.As(err, &newer):
+		text = "a newer standin wrote it: install that version; the file was left as it is"
+	case errors.As(err, &corrupt):
+		text = "put back vault.age and identity.age of the same backup; the files were left as they are"
+	case errors.As(err, &rollback):
+		text = "if you put back a backup on purpose, end the running sessions and start again"
+	case errors.As(err, &unknown):
+		text = "standin vault list"
+	case errors.As(err, &weak):
+		text = "a value must be told from ordinary text, or it cannot be scrubbed from responses; take a generated one"
+	case errors.As(err, &keys):
+		text = "unlock the keyring of your desktop, or keep the identity in a file: standin vault init --identity-file FILE"
+	case errors.Is(err, errNoTerminal):
+		text = "name a file that holds it: --passphrase-file FILE, or $STANDIN_PASSPHRASE_FILE"
+	}
+	if text == "" {
+		return err
+	}
+	return &hinted{err, text}
+}
