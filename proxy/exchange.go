@@ -71,9 +71,6 @@ func (x *exchange) refuse(err error) {
 		rec.Secrets = []string{r.Secret}
 	}
 	rec.Reason = r.Surface
-	if r.Code == "placeholder_misplaced" {
-		rec.Type = "misplaced"
-	}
 	x.p.note(rec)
 	if x.r.ProtoMajor == 1 && x.r.ContentLength != 0 {
 		// What is left of the body must not be taken for a request.

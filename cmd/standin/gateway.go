@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/net/http/httpproxy"
@@ -115,6 +116,8 @@ type live struct {
 	client    *proxy.Client
 	authority *ca.Authority
 	token     string
+	process   atomic.Pointer[audit.Process] // the command, once it runs
+	watched   chan struct{}                 // closed when the end of the grants is on record
 }
 
 // sessionConfig is what a session is opened with.
@@ -143,7 +146,8 @@ func (g *gateway) open(ctx context.Context, cfg sessionConfig) (*live, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &live{g: g, session: s, client: client, authority: authority, token: strings.ToLower(rand.Text() + rand.Text())}
+	l := &live{g: g, session: s, client: client, authority: authority, token: strings.ToLower(rand.Text() + rand.Text()),
+		watched: make(chan struct{})}
 	rec := l.record("open")
 	rec.Command, rec.RulesHash = cfg.command, g.policy.Hash
 	if err := g.record.Append(ctx, rec); err != nil {
@@ -163,6 +167,7 @@ func (g *gateway) open(ctx context.Context, cfg sessionConfig) (*live, error) {
 
 // watch cuts the session's connections when its time is over or it is revoked.
 func (l *live) watch() {
+	defer close(l.watched)
 	<-l.session.Ended()
 	l.client.Cut()
 	rec := l.record("revoke")
@@ -175,7 +180,7 @@ func (l *live) watch() {
 // end revokes the session, cuts its connections and records its end.
 func (l *live) end(reason string, began time.Time) error {
 	l.session.Revoke(reason)
-	l.client.Cut()
+	<-l.watched
 	l.authority.Close()
 	rec := l.record("close")
 	rec.Reason, rec.Duration = reason, time.Since(began)
@@ -183,8 +188,11 @@ func (l *live) end(reason string, began time.Time) error {
 }
 
 func (l *live) record(kind string) *audit.Record {
-	return &audit.Record{Type: kind, Session: l.session.ID, Profile: l.session.Profile.Name, Isolation: l.client.Isolation,
-		Process: audit.Process{PID: os.Getpid(), UID: os.Getuid()}}
+	rec := &audit.Record{Type: kind, Session: l.session.ID, Profile: l.session.Profile.Name, Isolation: l.client.Isolation}
+	if process := l.process.Load(); process != nil {
+		rec.Process = *process
+	}
+	return rec
 }
 
 // proxyURL is what the command's environment names as its proxy.

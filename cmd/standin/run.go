@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"standin/audit"
 	"standin/launch"
 	"standin/rules"
 	"standin/rules/catalog"
@@ -250,6 +251,7 @@ func (r *running) command(g *gateway, l *live, addr net.Addr) (int, sessionNotes
 		return 0, notes, startError(err)
 	}
 	notes.PID = child.PID()
+	l.process.Store(&audit.Process{PID: child.PID(), Start: child.StartTime(), Exe: r.argv[0], UID: os.Getuid()})
 	c.add(l, notes)
 	code, err := child.Wait()
 	return code, notes, err
@@ -267,14 +269,13 @@ func startError(err error) error {
 // environment writes the files of the session and makes what the command gets.
 func (r *running) environment(l *live, addr net.Addr, socket string) (env, removed []string, err error) {
 	dir := filepath.Join(r.home.Run(), l.session.ID)
-	if err := vault.PrivateDir(dir); err != nil {
+	if err := launch.Prune(r.home.Run(), filesAge); err != nil {
 		return nil, nil, err
 	}
-	launch.Prune(r.home.Run(), filesAge)
 	hosts := r.policy.InterceptedHosts()
 	url := l.proxyURL(addr)
 	files, err := launch.WriteFiles(launch.FilesConfig{Dir: dir, RootPEM: l.authority.RootPEM(), Environ: r.p.env, ProxyURL: url,
-		Hosts: hosts, GitHosts: r.gitHosts(l), Port: addr.(*net.TCPAddr).Port})
+		Hosts: hosts, GitHosts: r.gitHosts(l)})
 	if err != nil {
 		return nil, nil, err
 	}
