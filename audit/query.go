@@ -51,11 +51,19 @@ func (e *MalformedError) Error() string {
 
 // Query calls each for the entries that f selects, those of parallel streams in the order of their times. It ends with the
 // first error of each. It returns *MalformedError after the last entry where there were lines that are no records.
-func Query(dir string, f Filter, each func(*Entry) error) error {
+func Query(dir string, f Filter, each func(*Entry) error) error { return Resume(dir, f, nil, each) }
+
+// A Position says how much of each file has been read. The empty one is the beginning.
+type Position map[string]int64
+
+// Resume is Query from a position on, which it moves to the end of what it read. A line that is not whole yet is left for
+// the next time.
+func Resume(dir string, f Filter, from Position, each func(*Entry) error) error {
 	streams, _, err := scan(dir)
 	if err != nil {
 		return fmt.Errorf("read audit: %w", err)
 	}
+	streams = slices.DeleteFunc(streams, func(s *stream) bool { return from.isEnd(dir, s) })
 	m := newMatcher(f)
 	var open []*cursor
 	defer func() {
@@ -68,6 +76,7 @@ func Query(dir string, f Filter, each func(*Entry) error) error {
 		at := earliest(open)
 		if next < len(streams) && (at < 0 || !open[at].isBefore(streams, next, dir)) {
 			c := newCursor(dir, streams[next])
+			c.from = from
 			next++
 			c.advance()
 			open = append(open, c)
@@ -96,6 +105,17 @@ func Query(dir string, f Filter, each func(*Entry) error) error {
 	return nil
 }
 
+// isEnd tells whether nothing was added to the stream.
+func (p Position) isEnd(dir string, s *stream) bool {
+	for _, n := range s.segments {
+		name := s.path(dir, n)
+		if info, err := os.Lstat(name); p == nil || err != nil || info.Size() != p[name] {
+			return false
+		}
+	}
+	return true
+}
+
 // earliest returns the cursor whose line is the oldest; one at its end counts as oldest of all.
 func earliest(open []*cursor) int {
 	at := -1
@@ -115,6 +135,7 @@ type cursor struct {
 	dir    string
 	stream *stream
 	parts  []part
+	from   Position // nil: the beginning
 	file   *os.File
 	lines  *lineReader
 
@@ -179,10 +200,14 @@ func (c *cursor) advance() {
 				continue
 			}
 			c.file = f
+			_, _ = f.Seek(c.from[f.Name()], io.SeekStart) // a regular file; at worst it is read from the beginning
 			c.lines.reset(f)
 		}
 		text, err := c.lines.next()
 		if err == nil {
+			if c.from != nil {
+				c.from[c.file.Name()] += int64(len(text))
+			}
 			l, bad := parseLine(text)
 			at, ok := timeOf(text)
 			if bad == nil && ok && (p.next == nil || l.seq < p.next.Seq) {

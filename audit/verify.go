@@ -299,15 +299,7 @@ func (v *verifier) check(s *stream) {
 	slices.SortStableFunc(facts, func(a, b *fact) int { return int(min(max(int64(a.seq-b.seq), -1), 1)) })
 	w := &walk{dir: v.dir, stream: s, facts: facts, report: &r, chain: newChain(point{seq: 1}), lines: newLineReader()}
 	if o := v.openings[s.id]; o != nil && v.report.Keyed {
-		sealed, _ := base64.StdEncoding.DecodeString(o.Key)
-		key, err := unsealKey(sealed, v.identities)
-		if err != nil {
-			v.sealed++
-			r.problems = append(r.problems, Problem{s.id, 1, 1, "holds a first key that is not sealed to this recovery key"})
-		} else {
-			v.unsealed++
-			w.keyed, w.chain.key = true, key
-		}
+		w.unseal(v, o)
 	}
 	w.run()
 	w.chain.wipe()
@@ -317,6 +309,20 @@ func (v *verifier) check(s *stream) {
 	v.report.Warnings = append(v.report.Warnings, r.warnings...)
 	v.report.Records += r.Records
 	v.report.Bytes += r.Bytes
+}
+
+// unseal finds the first key of the stream.
+func (w *walk) unseal(v *verifier, o *opening) bool {
+	sealed, _ := base64.StdEncoding.DecodeString(o.Key)
+	key, err := unsealKey(sealed, v.identities)
+	if err != nil {
+		v.sealed++
+		w.problemAt(1, 1, "holds a first key that is not sealed to this recovery key")
+		return false
+	}
+	v.unsealed++
+	w.keyed, w.chain.key = true, key
+	return true
 }
 
 // prove spreads what anchors prove, from the newest stream down: an opening record that is proven proves what it names.
@@ -333,7 +339,7 @@ func (v *verifier) prove() {
 			if a == nil {
 				continue
 			}
-			r.Live = r.Live || a.Source == LiveGateway
+			r.Live = r.Live || a.Source == LiveGateway && r.Running
 			if v.report.Newest == nil || a.Time.After(v.report.Newest.Time) {
 				v.report.Newest = a
 			}

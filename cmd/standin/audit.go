@@ -1,0 +1,296 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"standin/audit"
+	"standin/vault"
+)
+
+func newAuditCommand(p *program) *cobra.Command {
+	return group("audit", "Check and search the log of every use of a secret",
+		newAuditVerifyCommand(p), newAuditShowCommand(p), newAuditTailCommand(p), newAuditExportCommand(p), newAuditRecoverCommand(p))
+}
+
+// auditKey is the purpose of the vault's key that a log is opened with.
+const auditKey = "audit"
+
+// maxKeyFile bounds files of keys, receipts and values, in bytes.
+const maxKeyFile = 1 << 20
+
+// auditVerify are the flags of "audit verify".
+type auditVerify struct {
+	recovery, journal, export string
+	receipts                  []string
+	vault, json, printKeys    bool
+}
+
+func newAuditVerifyCommand(p *program) *cobra.Command {
+	v := &auditVerify{}
+	cmd := &cobra.Command{
+		Use:   "verify",
+		Short: "Find out whether the log is whole",
+		Long: `Checks every record of the log. Without the recovery key only the order of the
+records and what streams say of each other can be checked; with it, that every
+record was written by the gateway and never changed. Opening records are checked
+against the vault, too, if --vault or a passphrase file opens it.
+
+What was written after the newest anchor could have been cut off unseen. Anchors
+come from receipts, from the system's journal, and from gateways that are running.
+
+Exit codes: 0 whole, and anchored up to the end; 10 tampered; 11 order only, no
+recovery key; 12 whole, but the end is unproven; 13 whole, but for an unfinished
+last record, as a crash leaves it; 1 nothing could be checked.`,
+		Args: noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error { return p.auditVerify(cmd, v) },
+	}
+	f := cmd.Flags()
+	f.StringVar(&v.recovery, "recovery-key-file", "", "read the recovery key from `FILE`")
+	f.StringArrayVar(&v.receipts, "receipt", nil, "take the anchor of the receipt in `FILE` (repeatable)")
+	f.StringVar(&v.journal, "journal", "", "take anchors from `FILE`, or - for standard input: journalctl -t standin-audit -o cat")
+	f.StringVar(&v.export, "export", "", "check `FILE`, or - for standard input, made by \"standin audit export\"")
+	f.BoolVar(&v.vault, "vault", false, "open the vault, to check who opened the streams")
+	f.BoolVar(&v.printKeys, "print-keys", false, "print the first key of each stream, for another verifier, and check nothing")
+	f.BoolVar(&v.json, "json", false, "print the report as JSON")
+	passphraseFlag(cmd)
+	return cmd
+}
+
+func (p *program) auditVerify(cmd *cobra.Command, v *auditVerify) error {
+	h, err := p.home(cmd)
+	if err != nil {
+		return err
+	}
+	o, err := p.auditOptions(cmd, h, v)
+	if err != nil {
+		return err
+	}
+	if v.printKeys {
+		return p.auditPrintKeys(h, o.RecoveryKey)
+	}
+	var report *audit.Report
+	if v.export != "" {
+		in, err := p.openInput(v.export)
+		if err != nil {
+			return fmt.Errorf("read export: %w", err)
+		}
+		defer in.Close()
+		report, err = audit.VerifyExport(in, o)
+		if err != nil {
+			return err
+		}
+	} else if report, err = audit.Verify(h.Audit(), o); err != nil {
+		return err
+	}
+	if v.json {
+		if err := p.printJSON(report); err != nil {
+			return err
+		}
+	} else {
+		p.printReport(report, v.export != "")
+	}
+	return verdict(report)
+}
+
+func (p *program) auditOptions(cmd *cobra.Command, h home, v *auditVerify) (o audit.VerifyOptions, err error) {
+	if v.recovery != "" {
+		text, err := readSmall(v.recovery)
+		if err != nil {
+			return o, fmt.Errorf("read recovery key: %w", err)
+		}
+		o.RecoveryKey = recoveryKeyIn(text)
+	}
+	if v.vault || cmd.Flags().Changed("passphrase-file") || p.getenv("STANDIN_PASSPHRASE_FILE") != "" {
+		store, err := p.openVault(cmd, h)
+		var missing *vault.MissingError
+		switch {
+		case errors.As(err, &missing) && !v.vault: // a copy of the log is checked where there is no vault
+		case err != nil:
+			return o, err
+		default:
+			o.VaultKey = store.Key(auditKey)
+		}
+	}
+	for _, path := range v.receipts {
+		text, err := readSmall(path)
+		if err != nil {
+			return o, fmt.Errorf("read receipt: %w", err)
+		}
+		anchors, err := audit.ParseReceipt(text)
+		if err != nil {
+			return o, fmt.Errorf("read receipt %q: %w", path, err)
+		}
+		o.Anchors = append(o.Anchors, anchors...)
+	}
+	if v.journal != "" {
+		in, err := p.openInput(v.journal)
+		if err != nil {
+			return o, fmt.Errorf("read journal: %w", err)
+		}
+		defer in.Close()
+		anchors, err := audit.ParseJournal(in)
+		if err != nil {
+			return o, fmt.Errorf("read journal: %w", err)
+		}
+		o.Anchors = append(o.Anchors, anchors...)
+	}
+	o.Anchors = append(o.Anchors, liveAnchors(h)...)
+	return o, nil
+}
+
+// liveAnchors asks the gateways of this home how far their logs have come.
+func liveAnchors(h home) []audit.Anchor {
+	gateways, err := gatewaysOf(h)
+	if err != nil {
+		return nil
+	}
+	var anchors []audit.Anchor
+	for _, g := range gateways {
+		var status struct {
+			Anchor audit.Anchor `json:"anchor"`
+		}
+		if g.call("GET", "/v1/status", "", &status) == nil && status.Anchor.Stream != "" {
+			status.Anchor.Source = audit.LiveGateway
+			anchors = append(anchors, status.Anchor)
+		}
+	}
+	return anchors
+}
+
+// recoveryKeyIn finds the key in a file that may have comments, as age's key files do.
+func recoveryKeyIn(text []byte) string {
+	for line := range strings.Lines(string(text)) {
+		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "#") {
+			return line
+		}
+	}
+	return ""
+}
+
+func (p *program) auditPrintKeys(h home, recovery string) error {
+	if recovery == "" {
+		return usageError("--print-keys needs --recovery-key-file")
+	}
+	keys, err := audit.FirstKeys(h.Audit(), recovery)
+	if err != nil {
+		return err
+	}
+	for _, k := range keys {
+		fmt.Fprintf(p.out, "%s %s\n", k.Stream, k.Key)
+	}
+	return nil
+}
+
+func (p *program) printReport(r *audit.Report, export bool) {
+	for _, s := range r.Streams {
+		end := "ended without a seal"
+		switch {
+		case export:
+			end = "a part"
+		case s.Running:
+			end = "being written"
+		case s.Torn:
+			end = "ended in an unfinished record"
+		case s.Sealed:
+			end = "sealed"
+		}
+		fmt.Fprintf(p.out, "stream %s: %d records are whole, %s\n", shown(s.Stream), s.Records, end)
+		if !s.First.IsZero() {
+			fmt.Fprintf(p.out, "  from %s to %s\n", s.First.Local().Format(time.DateTime), s.Last.Local().Format(time.DateTime))
+		}
+		switch {
+		case s.Live:
+			fmt.Fprintf(p.out, "  anchored by its gateway, which is running, up to record %d\n", s.Anchored)
+		case s.Anchored > 0:
+			fmt.Fprintf(p.out, "  anchored by %s up to record %d; %d records lie after it\n", shown(s.AnchorBy), s.Anchored, s.Unproven)
+		}
+		if s.GivenUp > 0 {
+			fmt.Fprintf(p.out, "  %d bytes were left behind by writes that failed; nothing vouches for them\n", s.GivenUp)
+		}
+	}
+	for _, w := range r.Warnings {
+		fmt.Fprintf(p.out, "warning: %s\n", shown(w))
+	}
+	for _, problem := range r.Problems {
+		fmt.Fprintf(p.out, "tampered: %s\n", shown(problem.String()))
+	}
+	if r.Newest != nil {
+		fmt.Fprintf(p.out, "newest anchor: record %d of stream %s, %s, from the %s\n", r.Newest.Seq, r.Newest.Stream,
+			r.Newest.Time.Local().Format(time.DateTime), r.Newest.Source)
+	}
+	checked := []string{"order and commitments"}
+	if r.Keyed {
+		checked = append(checked, "the MAC of every record")
+	}
+	if r.Vouched {
+		checked = append(checked, "that the vault's owner opened every stream")
+	}
+	fmt.Fprintf(p.out, "checked: %s\n", strings.Join(checked, ", "))
+	if !r.Vouched {
+		fmt.Fprintln(p.out, "not checked: who opened the streams (--vault)")
+	}
+	if r.Code == audit.Whole {
+		fmt.Fprintf(p.out, "whole: %d records in %d streams\n", r.Records, len(r.Streams))
+	}
+}
+
+// verdict makes the exit code of a report.
+func verdict(r *audit.Report) error {
+	switch r.Code {
+	case audit.Whole:
+		return nil
+	case audit.Tampered:
+		first := r.Problems[0]
+		whole := "keep the files as they are, and see \"standin audit recover --help\""
+		for _, s := range r.Streams {
+			if s.Stream == first.Stream && s.Records > 0 {
+				whole = fmt.Sprintf("records 1 to %d are whole; %s", s.Records, whole)
+			}
+		}
+		return exitError(r.Code, &hinted{fmt.Errorf("verify audit: %s", first), whole})
+	case audit.OrderOnly:
+		return exitError(r.Code, &hinted{fmt.Errorf("verify audit: the order of %d records holds, but no MAC was checked", r.Records),
+			"give the recovery key: standin audit verify --recovery-key-file FILE"})
+	case audit.Torn:
+		return exitError(r.Code, &hinted{fmt.Errorf("verify audit: %d records are whole, and a last one is unfinished, as a crash leaves it", r.Records),
+			"see \"standin audit show\" for what came before; nothing that was acted upon is missing if the disk kept its word"})
+	}
+	return exitError(r.Code, &hinted{fmt.Errorf("verify audit: %d records are whole; %d of them are unproven: they lie after the newest anchor, where the end could have been cut off", r.Records, r.Unproven),
+		"give anchors that were kept elsewhere: standin audit verify --receipt FILE"})
+}
+
+// printJSON prints a value for a program to read.
+func (p *program) printJSON(v any) error {
+	e := json.NewEncoder(p.out)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}
+
+// openInput opens a file to read, or standard input for "-".
+func (p *program) openInput(path string) (io.ReadCloser, error) {
+	if path == "-" {
+		return io.NopCloser(p.in), nil
+	}
+	return os.Open(path)
+}
+
+func readSmall(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxKeyFile+1))
+	if err == nil && len(text) > maxKeyFile {
+		err = fmt.Errorf("%q is longer than %d bytes", path, maxKeyFile)
+	}
+	return text, err
+}

@@ -1,0 +1,281 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"standin/audit"
+)
+
+// auditShow are the flags of "audit show".
+type auditShow struct {
+	filter        audit.Filter
+	since, until  string
+	json, summary bool
+	value         bool
+}
+
+func newAuditShowCommand(p *program) *cobra.Command {
+	s := &auditShow{}
+	cmd := &cobra.Command{
+		Use:   "show",
+		Short: "Show which session touched which secret, when, through which process",
+		Long: `Shows records of the log. It does not verify them: see "standin audit verify".
+
+Times are HH:MM of today, 2006-01-02, "2006-01-02 15:04", RFC 3339, or an age such
+as 90m or 2h. Outcomes are substituted, delivered, passed, refused, ok, failed, a
+code such as no_grant, or a status such as 403.`,
+		Example: "  standin audit show --secret github --since 14:00 --until 16:00\n  standin audit show --summary --since 24h",
+		Args:    noArguments,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return p.auditShow(cmd, s) },
+	}
+	f := cmd.Flags()
+	f.StringVar(&s.filter.Secret, "secret", "", "only uses of the secret `NAME`")
+	f.StringVar(&s.filter.Session, "session", "", "only the session `ID`")
+	f.StringVar(&s.filter.Host, "host", "", "only requests to `HOST`")
+	f.IntVar(&s.filter.PID, "pid", 0, "only what the process `PID` did")
+	f.StringVar(&s.filter.Exe, "exe", "", "only what this executable did: a `PATH` or a name")
+	f.StringVar(&s.filter.Outcome, "outcome", "", "only records that tell this `OUTCOME`")
+	f.StringVar(&s.since, "since", "", "only from `TIME` on")
+	f.StringVar(&s.until, "until", "", "only before `TIME`")
+	f.BoolVar(&s.summary, "summary", false, "one line for each session and secret: first and last use, and how it ended")
+	f.BoolVar(&s.value, "value-stdin", false, "only uses of the very value on standard input (opens the vault)")
+	f.BoolVar(&s.json, "json", false, "print JSON")
+	passphraseFlag(cmd)
+	return cmd
+}
+
+func (p *program) auditShow(cmd *cobra.Command, s *auditShow) error {
+	h, err := p.home(cmd)
+	if err != nil {
+		return err
+	}
+	now := time.Now()
+	if s.filter.Since, err = parseWhen(s.since, now); err != nil {
+		return usageError("--since: %w", err)
+	}
+	if s.filter.Until, err = parseWhen(s.until, now); err != nil {
+		return usageError("--until: %w", err)
+	}
+	if s.value {
+		if s.filter.Fingerprint, err = p.fingerprintOfInput(cmd, h); err != nil {
+			return err
+		}
+	}
+	switch {
+	case s.summary:
+		err = p.showSummary(h.Audit(), s)
+	case s.json:
+		out := json.NewEncoder(p.out)
+		err = audit.Query(h.Audit(), s.filter, func(e *audit.Entry) error { return out.Encode(newShownEntry(e)) })
+	default:
+		t := newAuditTable(p.out)
+		err = audit.Query(h.Audit(), s.filter, t.add)
+		t.flush()
+	}
+	return p.auditRead(err)
+}
+
+// auditRead turns lines that could not be read into a warning: the others were shown.
+func (p *program) auditRead(err error) error {
+	var malformed *audit.MalformedError
+	if errors.As(err, &malformed) {
+		return &hinted{err, "find out what happened: standin audit verify"}
+	}
+	return err
+}
+
+// shownEntry is a record as JSON shows it: the keys of the log, and one for its outcome.
+type shownEntry struct {
+	*audit.Entry
+	MonoUS     int64  `json:"mono_us"`
+	DurationUS int64  `json:"duration_us,omitempty"`
+	Outcome    string `json:"outcome,omitempty"`
+}
+
+func newShownEntry(e *audit.Entry) shownEntry {
+	return shownEntry{e, e.Mono.Microseconds(), e.Duration.Microseconds(), e.Outcome()}
+}
+
+func (p *program) fingerprintOfInput(cmd *cobra.Command, h home) (string, error) {
+	value, err := io.ReadAll(io.LimitReader(p.in, maxKeyFile))
+	if err != nil {
+		return "", fmt.Errorf("read value: %w", err)
+	}
+	value = bytes.TrimSuffix(value, []byte("\n"))
+	if len(value) == 0 {
+		return "", usageError("--value-stdin: standard input is empty")
+	}
+	store, err := p.openVault(cmd, h)
+	if err != nil {
+		return "", err
+	}
+	defer clear(value)
+	return audit.Fingerprint(store.Key(auditKey), value), nil
+}
+
+// parseWhen reads a time as people write it; "" is no time.
+func parseWhen(text string, now time.Time) (time.Time, error) {
+	if text == "" {
+		return time.Time{}, nil
+	}
+	if age, err := time.ParseDuration(text); err == nil && age >= 0 {
+		return now.Add(-age), nil
+	}
+	for _, layout := range []string{"15:04", "15:04:05"} {
+		if t, err := time.Parse(layout, text); err == nil {
+			y, m, d := now.Date()
+			return time.Date(y, m, d, t.Hour(), t.Minute(), t.Second(), 0, now.Location()), nil
+		}
+	}
+	for _, layout := range []string{time.RFC3339, time.DateTime, "2006-01-02 15:04", "2006-01-02T15:04:05", "2006-01-02T15:04", time.DateOnly} {
+		if t, err := time.ParseInLocation(layout, text, now.Location()); err == nil {
+			return t, nil
+		}
+	}
+	return time.Time{}, fmt.Errorf("%q is no time: write 14:00, 2h, 2006-01-02 or RFC 3339", text)
+}
+
+// An auditUse is what --summary says of one secret in one session.
+type auditUse struct {
+	Session string    `json:"session"`
+	Profile string    `json:"profile,omitempty"`
+	Secret  string    `json:"secret"`
+	Granted time.Time `json:"granted,omitzero"`
+	First   time.Time `json:"first_use,omitzero"`
+	Last    time.Time `json:"last_use,omitzero"`
+	Uses    int       `json:"uses"`
+	Hosts   []string  `json:"hosts"`
+	Exes    []string  `json:"executables"`
+	Refused int       `json:"refused"` // of the session, whatever the secret
+	Ended   string    `json:"ended"`
+}
+
+// auditSummary collects uses by session and secret.
+type auditSummary struct {
+	secret  string
+	uses    map[[2]string]*auditUse
+	order   []*auditUse
+	ended   map[string]string
+	refused map[string]int
+}
+
+func (p *program) showSummary(dir string, s *auditShow) error {
+	f := s.filter
+	sum := &auditSummary{secret: f.Secret, uses: map[[2]string]*auditUse{}, ended: map[string]string{}, refused: map[string]int{}}
+	f.Secret = "" // how a session ended stands in a record that names no secret
+	if f.Fingerprint == "" && f.PID == 0 && f.Exe == "" && f.Host == "" && f.Outcome == "" {
+		f.Until = time.Time{}
+	}
+	err := audit.Query(dir, f, func(e *audit.Entry) error {
+		sum.add(e, !s.filter.Until.IsZero() && !e.Time.Before(s.filter.Until))
+		return nil
+	})
+	for _, u := range sum.order {
+		u.Refused = sum.refused[u.Session]
+		if u.Ended = sum.ended[u.Session]; u.Ended == "" {
+			u.Ended = "open, or ended without a record"
+		}
+	}
+	slices.SortStableFunc(sum.order, func(a, b *auditUse) int { return cmp.Compare(b.Last.UnixNano(), a.Last.UnixNano()) })
+	if s.json {
+		if sum.order == nil {
+			sum.order = []*auditUse{}
+		}
+		return errors.Join(p.printJSON(sum.order), err)
+	}
+	t := tabwriter.NewWriter(p.out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "SESSION\tSECRET\tUSES\tFIRST\tLAST\tHOSTS\tBY\tREFUSED\tENDED")
+	for _, u := range sum.order {
+		fmt.Fprintf(t, "%s\t%s\t%d\t%s\t%s\t%s\t%s\t%d\t%s\n", shown(u.Session), shown(u.Secret), u.Uses, shownTime(u.First), shownTime(u.Last),
+			shown(strings.Join(u.Hosts, ",")), shown(strings.Join(u.Exes, ",")), u.Refused, shown(u.Ended))
+	}
+	return errors.Join(t.Flush(), err)
+}
+
+// add counts an entry; late ones tell only how a session ended.
+func (s *auditSummary) add(e *audit.Entry, late bool) {
+	switch e.Type {
+	case audit.TypeClose:
+		s.ended[e.Session] = "closed " + shownTime(e.Time)
+		if e.Reason != "" {
+			s.ended[e.Session] += ": " + e.Reason
+		}
+	case audit.TypeRevoke:
+		if s.ended[e.Session] == "" {
+			s.ended[e.Session] = "revoked " + shownTime(e.Time)
+		}
+	}
+	if late {
+		return
+	}
+	switch e.Type {
+	case audit.TypeDeny, audit.TypeMisplaced:
+		s.refused[e.Session] += max(1, e.Count)
+	case audit.TypeGrant:
+		for _, name := range e.Secrets {
+			if u := s.use(e, name); u != nil && u.Granted.IsZero() {
+				u.Granted = e.Time
+			}
+		}
+	case audit.TypeSubstitute, audit.TypeDeliver:
+		for _, used := range e.Uses {
+			s.count(e, used.Secret, max(1, used.Count))
+		}
+		if len(e.Uses) == 0 {
+			for _, name := range e.Secrets {
+				s.count(e, name, 1)
+			}
+		}
+	}
+}
+
+func (s *auditSummary) count(e *audit.Entry, secret string, n int) {
+	u := s.use(e, secret)
+	if u == nil {
+		return
+	}
+	if u.First.IsZero() {
+		u.First = e.Time
+	}
+	u.Last = e.Time
+	u.Uses += n
+	u.Hosts = addName(u.Hosts, e.Host)
+	u.Exes = addName(u.Exes, path.Base(e.Process.Exe))
+}
+
+func (s *auditSummary) use(e *audit.Entry, secret string) *auditUse {
+	if s.secret != "" && secret != s.secret {
+		return nil
+	}
+	key := [2]string{e.Session, secret}
+	u := s.uses[key]
+	if u == nil {
+		u = &auditUse{Session: e.Session, Profile: e.Profile, Secret: secret, Hosts: []string{}, Exes: []string{}}
+		s.uses[key] = u
+		s.order = append(s.order, u)
+	}
+	return u
+}
+
+// addName adds a name once, and at most a handful: hosts may be many.
+func addName(names []string, name string) []string {
+	if name == "" || name == "." || len(names) > 8 || slices.Contains(names, name) {
+		return names
+	}
+	if len(names) == 8 {
+		name = "…"
+	}
+	return append(names, name)
+}

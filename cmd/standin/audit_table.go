@@ -1,0 +1,192 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"path"
+	"strings"
+	"text/tabwriter"
+	"time"
+	"unicode"
+
+	"standin/audit"
+)
+
+// auditTable prints entries as rows. A substitution waits for its result, so that both are one row.
+type auditTable struct {
+	out     *tabwriter.Writer
+	rows    []*auditRow
+	waiting map[string]*auditRow
+	printed int
+}
+
+type auditRow struct {
+	cells   [6]string
+	waiting bool
+	key     string
+}
+
+const (
+	maxWaiting = 512 // rows that may wait for a result
+	tableBlock = 64  // rows whose columns are aligned together
+)
+
+func newAuditTable(out io.Writer) *auditTable {
+	t := &auditTable{out: tabwriter.NewWriter(out, 0, 0, 2, ' ', 0), waiting: map[string]*auditRow{}}
+	fmt.Fprintln(t.out, "TIME\tSESSION\tPROCESS\tWHAT\tWHERE\tOUTCOME")
+	return t
+}
+
+// add takes an entry; it fits audit.Query.
+func (t *auditTable) add(e *audit.Entry) error {
+	key := e.Stream + " " + e.Session + " " + e.ID
+	if e.Type == audit.TypeResult {
+		if row := t.waiting[key]; row != nil && e.ID != "" {
+			row.cells[5], row.waiting = outcomeOf(e), false
+			delete(t.waiting, key)
+			return t.print(false)
+		}
+	}
+	row := &auditRow{cells: [6]string{shownTime(e.Time), shown(e.Session), processOf(e), whatOf(e), whereOf(e), outcomeOf(e)}, key: key}
+	if e.Type == audit.TypeSubstitute && e.ID != "" {
+		row.waiting = true
+		t.waiting[key] = row
+	}
+	t.rows = append(t.rows, row)
+	return t.print(len(t.rows) > maxWaiting)
+}
+
+// print writes the rows that wait for nothing, in their order; with all set also the first that waits.
+func (t *auditTable) print(one bool) error {
+	n := 0
+	for _, row := range t.rows {
+		if row.waiting && !one {
+			break
+		}
+		one = false
+		delete(t.waiting, row.key)
+		if _, err := fmt.Fprintln(t.out, strings.TrimRight(strings.Join(row.cells[:], "\t"), "\t ")); err != nil {
+			return err
+		}
+		n++
+		if t.printed++; t.printed%tableBlock == 0 {
+			if err := t.out.Flush(); err != nil {
+				return err
+			}
+		}
+	}
+	t.rows = t.rows[n:]
+	return nil
+}
+
+func (t *auditTable) flush() {
+	for len(t.rows) > 0 {
+		if t.print(true) != nil {
+			return
+		}
+	}
+	t.out.Flush()
+}
+
+func processOf(e *audit.Entry) string {
+	if e.Process.PID == 0 {
+		return "-"
+	}
+	name := path.Base(e.Process.Exe)
+	if name == "." || name == "/" {
+		name = "?"
+	}
+	return fmt.Sprintf("%s[%d]", shown(name), e.Process.PID)
+}
+
+func whatOf(e *audit.Entry) string {
+	var parts []string
+	for _, u := range e.Uses {
+		text := u.Secret
+		if u.Version != "" {
+			text += " v" + u.Version
+		}
+		if u.Surface != "" {
+			text += " in " + u.Surface
+		}
+		parts = append(parts, text)
+	}
+	if len(parts) == 0 && len(e.Secrets) > 0 {
+		parts = e.Secrets
+	}
+	what := strings.ReplaceAll(e.Type, "_", " ")
+	if e.Count > 1 {
+		what = fmt.Sprintf("%s ×%d", what, e.Count)
+	}
+	if len(parts) > 0 {
+		what += " " + strings.Join(parts, ", ")
+	}
+	if e.Command != "" {
+		what += " " + e.Command
+	}
+	return shown(what)
+}
+
+func whereOf(e *audit.Entry) string {
+	where := e.Host
+	if e.Port != 0 && e.Port != 443 {
+		where = fmt.Sprintf("%s:%d", e.Host, e.Port)
+	}
+	if e.Method != "" {
+		where = e.Method + " " + where
+	}
+	if where += e.Path; where == "" {
+		return "-"
+	}
+	return shown(where)
+}
+
+func outcomeOf(e *audit.Entry) string {
+	var parts []string
+	if e.Status != 0 {
+		parts = append(parts, fmt.Sprint(e.Status))
+	}
+	if e.Code != "" {
+		parts = append(parts, e.Code)
+	}
+	if e.Reason != "" {
+		parts = append(parts, e.Reason)
+	}
+	if e.BytesIn > 0 || e.BytesOut > 0 {
+		parts = append(parts, fmt.Sprintf("%d B out, %d B in", e.BytesOut, e.BytesIn))
+	}
+	if e.Duration > 0 {
+		parts = append(parts, e.Duration.Round(time.Millisecond/10).String())
+	}
+	return shown(strings.Join(parts, ", "))
+}
+
+func shownTime(t time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	return t.Local().Format(time.DateTime)
+}
+
+// shown makes text from outside harmless on a terminal: what moves the cursor, changes colours, is invisible or turns the
+// direction of writing is written out as its number.
+func shown(s string) string {
+	clean := true
+	for _, r := range s {
+		if r < ' ' || r > '~' {
+			clean = false
+		}
+	}
+	if clean {
+		return s
+	}
+	var b strings.Builder
+	for _, r := range s {
+		if unicode.IsPrint(r) && r != unicode.ReplacementChar && !unicode.In(r, unicode.Mn, unicode.Me, unicode.Hebrew, unicode.Arabic, unicode.Syriac, unicode.Thaana, unicode.Nko, unicode.Adlam) {
+			b.WriteRune(r)
+		} else {
+			fmt.Fprintf(&b, `\u{%x}`, r)
+		}
+	}
+	return b.String()
+}
