@@ -2,6 +2,13 @@ package main
 
 import (
 	"errors"
+	"fmt"
+	"strings"
+
+	"standin/audit"
+	"standin/launch"
+	"standin/rules"
+	"standin/vault"
 )
 
 // hinted is an error whose way out is known where it was made.
@@ -15,12 +22,118 @@ func (e *hinted) Unwrap() error { return e.err }
 
 // hint is something to type, made from the type of the error, or "".
 func hint(err error) string {
-	var h *hinted
+	var known *hinted
+	if errors.As(err, &known) {
+		return known.text
+	}
+	for _, by := range []func(error) string{vaultHint, sourceHint, policyHint, runHint} {
+		if text := by(err); text != "" {
+			return text
+		}
+	}
+	return ""
+}
+
+// vaultHint is for errors of the vault and of files of state.
+func vaultHint(err error) string {
+	var (
+		missing  *vault.MissingError
+		exists   *vault.ExistsError
+		mode     *vault.ModeError
+		corrupt  *vault.CorruptError
+		newer    *vault.VersionError
+		rollback *vault.RollbackError
+		unknown  *vault.NotFoundError
+		weak     *vault.WeakError
+		keys     *vault.KeyringError
+	)
 	switch {
-	case errors.As(err, &h):
-		return h.text
+	case errors.As(err, &missing):
+		return "standin vault init"
+	case errors.As(err, &exists):
+		return "use it as it is, or move it away first: both vault.age and identity.age"
+	case errors.As(err, &mode):
+		return mode.Fix
+	case errors.Is(err, vault.ErrPassphrase):
+		return "type it again; a passphrase that is lost cannot be had back: standin vault init in another --home, and set the values anew"
+	case errors.As(err, &newer):
+		return "a newer standin wrote it: install that version; the file was left as it is"
+	case errors.As(err, &corrupt):
+		return "put back vault.age and identity.age of the same backup; the files were left as they are"
+	case errors.As(err, &rollback):
+		return "if you put back a backup on purpose, end the running sessions and start again"
+	case errors.As(err, &unknown):
+		return fmt.Sprintf("standin vault set %s", unknown.Name)
+	case errors.As(err, &weak):
+		return "a value must be told from ordinary text, or it cannot be scrubbed from responses; take a generated one"
+	case errors.As(err, &keys):
+		return "unlock the keyring of your desktop, or keep the identity in a file: standin vault init --identity-file FILE"
+	case errors.Is(err, errNoTerminal):
+		return "name a file that holds it: --passphrase-file FILE, or $STANDIN_PASSPHRASE_FILE"
 	case errors.Is(err, errNoHome):
 		return "name a folder: standin --home DIR …"
+	}
+	return ""
+}
+
+// sourceHint is for sources of secrets that could not be read.
+func sourceHint(err error) string {
+	var source *vault.SourceError
+	if !errors.As(err, &source) {
+		return ""
+	}
+	scheme, name, _ := strings.Cut(source.Source, ":")
+	switch {
+	case source.Cause == vault.CauseNotFound && scheme == "vault":
+		return "standin vault set " + name
+	case source.Cause == vault.CauseNotFound && scheme == "env":
+		return "export " + name + "=…"
+	case scheme == "exec":
+		return "run the command of that source by hand, as \"sources:\" in the rules file names it"
+	}
+	return ""
+}
+
+// policyHint is for the rules file.
+func policyHint(err error) string {
+	var (
+		line    *rules.Error
+		file    *rules.FileError
+		none    *rules.NoRulesError
+		profile *rules.UnknownProfileError
+	)
+	switch {
+	case errors.As(err, &line):
+		return line.Fix
+	case errors.As(err, &file):
+		return file.Fix
+	case errors.As(err, &none):
+		return "standin rules init github > standin.yaml"
+	case errors.As(err, &profile) && len(profile.Known) > 0:
+		return "the file has " + strings.Join(profile.Known, ", ")
+	}
+	return ""
+}
+
+// runHint is for what keeps a command from starting.
+func runHint(err error) string {
+	var (
+		start   *launch.StartError
+		log     *audit.UnavailableError
+		key     *audit.KeyError
+		session *unknownSessionError
+	)
+	switch {
+	case errors.As(err, &start) && start.Code == 127:
+		return "check the name and $PATH; what follows \"--\" is run as it stands, without a shell"
+	case errors.As(err, &start):
+		return "check that the file is a program and may be executed"
+	case errors.As(err, &log):
+		return "df -h " + log.Path
+	case errors.As(err, &key):
+		return "standin vault status"
+	case errors.As(err, &session):
+		return "standin session list"
 	}
 	return ""
 }

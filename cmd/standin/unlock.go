@@ -10,7 +10,6 @@ import (
 	"os/exec"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"standin/vault"
 )
@@ -48,14 +47,7 @@ func (p *program) passphrase(cmd *cobra.Command) ([]byte, error) {
 	if path != "" {
 		return readPassphrase(path)
 	}
-	tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
-	if err != nil {
-		return nil, errNoTerminal
-	}
-	defer tty.Close()
-	fmt.Fprint(tty, "Passphrase of the vault: ")
-	defer fmt.Fprintln(tty)
-	return term.ReadPassword(int(tty.Fd()))
+	return askHidden("Passphrase of the vault: ")
 }
 
 // readPassphrase takes a private file, or a pipe, and drops one newline.
@@ -112,14 +104,20 @@ func (p *program) unwrapInChild(wrapped, passphrase []byte) ([]byte, error) {
 	switch {
 	case errors.As(err, &exit) && exit.ExitCode() == unwrapWrong:
 		return nil, vault.ErrPassphrase
+	case errors.As(err, &exit) && exit.ExitCode() == unwrapCorrupt:
+		return nil, &vault.CorruptError{Path: "identity.age", Problem: "it is damaged"}
 	case err != nil:
 		return nil, fmt.Errorf("open identity: %w", err)
 	}
 	return out.Bytes(), nil
 }
 
-// unwrapWrong is the child's exit code for a wrong passphrase.
-const unwrapWrong = 3
+// The child's exit codes for a wrong passphrase, and for an identity that is
+// damaged.
+const (
+	unwrapWrong   = 3
+	unwrapCorrupt = 4
+)
 
 func newUnwrapCommand(p *program) *cobra.Command {
 	return &cobra.Command{
@@ -134,7 +132,7 @@ func newUnwrapCommand(p *program) *cobra.Command {
 				return exitError(unwrapWrong, nil)
 			}
 			if err != nil {
-				return err
+				return exitError(unwrapCorrupt, nil)
 			}
 			_, err = p.out.Write(identity)
 			return err

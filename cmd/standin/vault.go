@@ -31,9 +31,9 @@ func (p *program) onVault(body func(*cobra.Command, []string, *vault.Store) erro
 		}
 		store, err := p.openVault(cmd, h)
 		if err != nil {
-			return vaultHint(err)
+			return err
 		}
-		return vaultHint(body(cmd, args, store))
+		return body(cmd, args, store)
 	}
 }
 
@@ -172,48 +172,4 @@ func printJSON(w io.Writer, v any) error {
 	e.SetIndent("", "  ")
 	e.SetEscapeHTML(false)
 	return e.Encode(v)
-}
-
-// vaultHint adds to an error of the vault what to type, where there is something.
-func vaultHint(err error) error {
-	var (
-		missing  *vault.MissingError
-		exists   *vault.ExistsError
-		mode     *vault.ModeError
-		corrupt  *vault.CorruptError
-		newer    *vault.VersionError
-		rollback *vault.RollbackError
-		unknown  *vault.NotFoundError
-		weak     *vault.WeakError
-		keys     *vault.KeyringError
-		known    *hinted
-	)
-	text := ""
-	switch {
-	case err == nil || errors.As(err, &known):
-	case errors.As(err, &missing):
-		text = "standin vault init"
-	case errors.As(err, &exists):
-		text = "use it as it is, or move it away first: both vault.age and identity.age"
-	case errors.As(err, &mode):
-		text = mode.Fix
-	case errors.As(err, &newer):
-		text = "a newer standin wrote it: install that version; the file was left as it is"
-	case errors.As(err, &corrupt):
-		text = "put back vault.age and identity.age of the same backup; the files were left as they are"
-	case errors.As(err, &rollback):
-		text = "if you put back a backup on purpose, end the running sessions and start again"
-	case errors.As(err, &unknown):
-		text = "standin vault list"
-	case errors.As(err, &weak):
-		text = "a value must be told from ordinary text, or it cannot be scrubbed from responses; take a generated one"
-	case errors.As(err, &keys):
-		text = "unlock the keyring of your desktop, or keep the identity in a file: standin vault init --identity-file FILE"
-	case errors.Is(err, errNoTerminal):
-		text = "name a file that holds it: --passphrase-file FILE, or $STANDIN_PASSPHRASE_FILE"
-	}
-	if text == "" {
-		return err
-	}
-	return &hinted{err, text}
 }

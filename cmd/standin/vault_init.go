@@ -31,7 +31,7 @@ The recovery key of the audit log is made with it and printed once: only with it
 can "standin audit verify" prove that nothing was changed. Nothing on this machine
 can bring it back. Keep it elsewhere.`,
 		Args: noArguments,
-		RunE: func(cmd *cobra.Command, _ []string) error { return vaultHint(o.run(p, cmd)) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(p, cmd) },
 	}
 	passphraseFlag(cmd)
 	cmd.Flags().BoolVar(&o.keyring, "keyring", false, "keep the identity in the keyring of the system")

@@ -35,7 +35,7 @@ opened if that needs no question: without --passphrase-file no passphrase is ask
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			status, err := p.vaultStatus(cmd)
 			if err != nil {
-				return vaultHint(err)
+				return err
 			}
 			if asJSON {
 				return printJSON(p.out, status)
