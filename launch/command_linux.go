@@ -1,0 +1,203 @@
+package launch
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"strconv"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Command is a process that was started for a session.
+type Command struct {
+	pid       int
+	pidfd     int // -1 if the kernel has none
+	startTime uint64
+	terminal  *terminal // nil without a controlling terminal
+	signals   chan os.Signal
+	ended     chan os.Signal // some child did
+	changes   chan unix.WaitStatus
+	stop      chan struct{}
+	running   sync.WaitGroup
+}
+
+// Start starts the command as a child in this process's own process group, so
+// that a terminal treats both as one job, and makes this process the subreaper
+// of what the command leaves behind. Errors are *StartError. Wait must be
+// called once.
+func Start(spec Spec) (*Command, error) {
+	path, err := find(spec)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return nil, &StartError{Name: spec.Argv[0], Code: codeCannotStart, Cause: fmt.Errorf("become subreaper: %w", err)}
+	}
+	c := &Command{
+		pidfd:    -1,
+		terminal: openTerminal(),
+		signals:  make(chan os.Signal, 32),
+		ended:    make(chan os.Signal, 1),
+		changes:  make(chan unix.WaitStatus, 1),
+		stop:     make(chan struct{}),
+	}
+	// From here on no signal is lost to the default action: one that arrives
+	// before the command is there waits in the channel.
+	signal.Notify(c.signals, handled()...)
+	signal.Notify(c.ended, unix.SIGCHLD)
+	if err := c.fork(path, spec); err != nil {
+		c.release()
+		return nil, startError(spec.Argv[0], err)
+	}
+	if c.startTime, err = startTime(c.pid); err != nil {
+		c.startTime = 0 // /proc is not mounted: unknown, as the API says
+	}
+	c.running.Go(c.watch)
+	c.running.Go(c.reap)
+	return c, nil
+}
+
+// fork runs path, or what it holds by a shell if it is no program but a script
+// without a first line, as execvp does.
+func (c *Command) fork(path string, spec Spec) error {
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer null.Close()
+	attr := &syscall.ProcAttr{Dir: spec.Dir, Env: spec.Env, Sys: &syscall.SysProcAttr{PidFD: &c.pidfd}}
+	for _, file := range []*os.File{spec.Stdin, spec.Stdout, spec.Stderr} {
+		if file == nil {
+			file = null
+		}
+		attr.Files = append(attr.Files, file.Fd())
+	}
+	c.pid, err = syscall.ForkExec(path, spec.Argv, attr)
+	if errors.Is(err, syscall.ENOEXEC) {
+		argv := append([]string{"sh", path}, spec.Argv[1:]...)
+		c.pid, err = syscall.ForkExec("/bin/sh", argv, attr)
+	}
+	return err
+}
+
+// PID returns the command's process id. It stays the command's until Wait
+// returns.
+func (c *Command) PID() int { return c.pid }
+
+// StartTime returns when the command started, in clock ticks since boot, as in
+// /proc/PID/stat; with the PID it names a process beyond its life. 0 where
+// /proc is not mounted.
+func (c *Command) StartTime() uint64 { return c.startTime }
+
+// Wait returns the command's exit code, 128+n if signal n ended it. Until then
+// it passes on signals and follows the command into a stop.
+func (c *Command) Wait() (code int, err error) {
+	defer c.release()
+	for {
+		select {
+		case got := <-c.signals:
+			if number, ok := got.(syscall.Signal); ok {
+				c.handle(number)
+			}
+		case status := <-c.changes:
+			switch {
+			case status.Stopped():
+				c.stopped()
+			case status.Exited():
+				return status.ExitStatus(), nil
+			case status.Signaled():
+				return 128 + int(status.Signal()), nil
+			default:
+				return 0, fmt.Errorf("wait for command: status %#x", uint32(status))
+			}
+		}
+	}
+}
+
+func (c *Command) release() {
+	signal.Stop(c.signals)
+	signal.Stop(c.ended)
+	close(c.stop)
+	c.running.Wait()
+	c.terminal.close()
+	if c.pidfd >= 0 {
+		unix.Close(c.pidfd)
+		c.pidfd = -1
+	}
+}
+
+// watch is the only one to take the command's status.
+func (c *Command) watch() {
+	for {
+		var status unix.WaitStatus
+		_, err := unix.Wait4(c.pid, &status, unix.WUNTRACED, nil)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			// Somebody else in this process took it: say that it failed
+			// rather than wait for ever. No status has these bits.
+			status = ^unix.WaitStatus(0)
+		}
+		select {
+		case c.changes <- status:
+		case <-c.stop:
+			return
+		}
+		if !status.Stopped() {
+			return
+		}
+	}
+}
+
+// send signals the command; never a process that took over its number.
+func (c *Command) send(number syscall.Signal) {
+	if c.pidfd >= 0 {
+		if err := unix.PidfdSendSignal(c.pidfd, number, nil, 0); !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EPERM) {
+			return
+		}
+	}
+	_ = unix.Kill(c.pid, number) // it may have ended by now, which is no matter
+}
+
+// stat returns the fields of /proc/PID/stat from the state on. The name before
+// them may hold spaces and parentheses.
+func stat(pid int) ([][]byte, error) {
+	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return nil, err
+	}
+	fields := bytes.Fields(data[bytes.LastIndexByte(data, ')')+1:])
+	if len(fields) < 20 {
+		return nil, fmt.Errorf("read stat of process %d: too short", pid)
+	}
+	return fields, nil
+}
+
+func startTime(pid int) (uint64, error) {
+	fields, err := stat(pid)
+	if err != nil {
+		return 0, err
+	}
+	return strconv.ParseUint(string(fields[19]), 10, 64)
+}
+
+// isStopped reports whether a process is stopped by job control now.
+func isStopped(pid int) bool {
+	fields, err := stat(pid)
+	return err == nil && fields[0][0] == 'T'
+}
+
+// hideMemory makes this process not dumpable: its /proc entry belongs to root,
+// and no other process of the user may attach to it.
+func hideMemory() error {
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("make process not dumpable: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,196 @@
+package launch
+
+import (
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// handled are the signals that the gateway takes while the command runs: all
+// that can be caught and mean something to a program. Left out are faults,
+// ABRT (which must end the gateway, with a trace and no core), PIPE, CHLD, and
+// URG and PROF, by which Go's runtime talks to itself. One that is ignored
+// already (nohup) stays so, for the command too.
+func handled() []os.Signal {
+	numbers := []syscall.Signal{
+		unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM,
+		unix.SIGTSTP, unix.SIGCONT, unix.SIGWINCH, unix.SIGIO, unix.SIGPWR, unix.SIGVTALRM,
+	}
+	const firstRealTime, lastRealTime = 35, 64 // 32 to 34 belong to the C library
+	for number := firstRealTime; number <= lastRealTime; number++ {
+		numbers = append(numbers, syscall.Signal(number))
+	}
+	var signals []os.Signal
+	for _, number := range numbers {
+		if !signal.Ignored(number) {
+			signals = append(signals, number)
+		}
+	}
+	return signals
+}
+
+// handle passes a signal on, unless the command got it, too: the terminal
+// sends what a key or a new window size means to every process of the job.
+func (c *Command) handle(number syscall.Signal) {
+	switch number {
+	case unix.SIGINT, unix.SIGQUIT, unix.SIGTSTP, unix.SIGWINCH:
+		if !c.terminal.foreground() {
+			c.send(number)
+		}
+	case unix.SIGCONT:
+		c.resume()
+	default:
+		c.send(number)
+	}
+}
+
+// stopped follows the command into a stop, so that the shell sees the job stop
+// and takes the terminal back. Without a terminal nobody would wake the
+// gateway again; there it stays.
+func (c *Command) stopped() {
+	if c.terminal == nil || !isStopped(c.pid) {
+		return
+	}
+	c.terminal.remember()
+	_ = unix.Kill(unix.Getpid(), unix.SIGSTOP) // cannot fail for oneself
+}
+
+// resume wakes the command with the gateway. The shell's "fg" woke it already
+// if it is in the same process group; an interactive shell is not, and has to
+// be given the terminal back that it held.
+func (c *Command) resume() {
+	c.terminal.restore()
+	if c.terminal == nil || isStopped(c.pid) {
+		c.send(unix.SIGCONT)
+	}
+}
+
+// A terminal is the controlling terminal of this process. A nil one is none.
+type terminal struct {
+	file *os.File
+	own  int // this process's group
+	held int // the group that held the terminal when the command stopped, or 0
+}
+
+func openTerminal() *terminal {
+	file, err := os.OpenFile("/dev/tty", os.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil
+	}
+	return &terminal{file: file, own: unix.Getpgrp()}
+}
+
+func (t *terminal) close() {
+	if t != nil {
+		t.file.Close()
+	}
+}
+
+// holder returns the process group in the foreground, or 0.
+func (t *terminal) holder() int {
+	if t == nil {
+		return 0
+	}
+	group := 0
+	conn, err := t.file.SyscallConn()
+	if err != nil {
+		return 0
+	}
+	err = conn.Control(func(fd uintptr) {
+		if got, err := unix.IoctlGetInt(int(fd), unix.TIOCGPGRP); err == nil {
+			group = got
+		}
+	})
+	if err != nil {
+		return 0
+	}
+	return group
+}
+
+// foreground reports whether keys reach this process and the command alike.
+func (t *terminal) foreground() bool { return t != nil && t.holder() == t.own }
+
+func (t *terminal) remember() {
+	if t.held = t.holder(); t.held == t.own {
+		t.held = 0
+	}
+}
+
+// restore gives the terminal to the group that held it, if it is this
+// process's to give.
+func (t *terminal) restore() {
+	if t == nil || t.held == 0 || !t.foreground() {
+		return
+	}
+	held := t.held
+	t.held = 0
+	if conn, err := t.file.SyscallConn(); err == nil {
+		_ = conn.Control(func(fd uintptr) {
+			_ = unix.IoctlSetPointerInt(int(fd), unix.TIOCSPGRP, held) // the group may be gone
+		})
+	}
+}
+
+// graceOfOthers is how long a process that ended is left to whoever started it
+// in this program. What the command left behind waits as long.
+const graceOfOthers = time.Second
+
+// reap takes what the command left behind when it ends. Children that other
+// parts of this program started look just the same to the kernel; their own
+// waiters take them at once, so what lies for longer is nobody's.
+func (c *Command) reap() {
+	timer := time.NewTimer(graceOfOthers)
+	defer timer.Stop()
+	lying := map[int]bool{}
+	for {
+		select {
+		case <-c.stop:
+			return
+		case <-c.ended:
+			if len(lying) == 0 {
+				timer.Reset(graceOfOthers)
+			}
+			continue
+		case <-timer.C:
+		}
+		next := map[int]bool{}
+		for _, pid := range zombies() {
+			if pid != c.pid && lying[pid] {
+				_, _ = unix.Wait4(pid, nil, unix.WNOHANG, nil) // nobody asks how it ended
+			} else if pid != c.pid {
+				next[pid] = true
+			}
+		}
+		if lying = next; len(lying) > 0 {
+			timer.Reset(graceOfOthers)
+		}
+	}
+}
+
+// zombies returns this process's children that have ended. Where the kernel
+// does not list children there are none: they lie until this process ends.
+func zombies() (ended []int) {
+	lists, _ := filepath.Glob("/proc/self/task/*/children") // a fixed pattern
+	for _, list := range lists {
+		data, err := os.ReadFile(list)
+		if err != nil {
+			continue // a thread that ended
+		}
+		for _, field := range strings.Fields(string(data)) {
+			pid, err := strconv.Atoi(field)
+			if err != nil {
+				continue
+			}
+			if fields, err := stat(pid); err == nil && fields[0][0] == 'Z' {
+				ended = append(ended, pid)
+			}
+		}
+	}
+	return ended
+}

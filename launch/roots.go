@@ -1,0 +1,128 @@
+package launch
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"os"
+
+	"software.sslmate.com/src/go-pkcs12"
+)
+
+// userBundles are the variables by which users name a file of roots.
+var userBundles = []string{"SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NIX_SSL_CERT_FILE"}
+
+// systemBundles are where systems keep their roots in one file. Windows has no
+// such file: there the bundle holds the session's authority only, and tools
+// that replace their roots by it trust intercepted hosts only.
+var systemBundles = []string{
+	"/etc/ssl/certs/ca-certificates.crt",                // Debian, Alpine, Arch
+	"/etc/pki/tls/certs/ca-bundle.crt",                  // Fedora, RHEL
+	"/etc/ssl/ca-bundle.pem",                            // openSUSE
+	"/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem", // CentOS
+	"/etc/ssl/cert.pem",                                 // macOS, BSD
+	"/usr/local/etc/ssl/cert.pem",                       // FreeBSD
+}
+
+// roots are the two files of PEM, and the certificates of the larger one.
+type roots struct {
+	node   []byte
+	bundle []byte
+	ders   [][]byte
+}
+
+// readRoots joins what is trusted already with the session's authority. Only
+// certificates are taken over: a user's file may hold a private key, too.
+func readRoots(rootPEM []byte, env environ) (*roots, error) {
+	own := certificates(rootPEM)
+	if len(own) == 0 {
+		return nil, errors.New("authority is not PEM")
+	}
+	var r roots
+	for _, name := range userBundles {
+		r.ders = append(r.ders, readCertificates(env[name])...)
+	}
+	for _, path := range systemBundles {
+		if len(r.ders) > 0 {
+			break
+		}
+		r.ders = readCertificates(path)
+	}
+	r.ders = unique(append(r.ders, own...))
+	r.bundle = encode(r.ders)
+	r.node = encode(unique(append(own, readCertificates(env["NODE_EXTRA_CA_CERTS"])...)))
+	return &r, nil
+}
+
+// readCertificates returns what is in a file. A file that cannot be read is as
+// good as none: so do the tools take it that read these variables and merge.
+func readCertificates(path string) [][]byte {
+	if path == "" {
+		return nil
+	}
+	info, err := os.Stat(path)
+	if err != nil || !info.Mode().IsRegular() || info.Size() > 16<<20 {
+		return nil
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil
+	}
+	return certificates(data)
+}
+
+func certificates(data []byte) (ders [][]byte) {
+	for {
+		var block *pem.Block
+		if block, data = pem.Decode(data); block == nil {
+			return ders
+		}
+		if block.Type == "CERTIFICATE" {
+			ders = append(ders, block.Bytes)
+		}
+	}
+}
+
+func unique(ders [][]byte) [][]byte {
+	seen := make(map[string]bool, len(ders))
+	kept := ders[:0:0]
+	for _, der := range ders {
+		if !seen[string(der)] {
+			seen[string(der)] = true
+			kept = append(kept, der)
+		}
+	}
+	return kept
+}
+
+func encode(ders [][]byte) []byte {
+	var out bytes.Buffer
+	for _, der := range ders {
+		_ = pem.Encode(&out, &pem.Block{Type: "CERTIFICATE", Bytes: der}) // a buffer takes all
+	}
+	return out.Bytes()
+}
+
+// truststore makes a store without a password: Java reads it with or without
+// one being set. Names differ, or Java would keep one of two alike.
+func (r *roots) truststore() ([]byte, error) {
+	entries := make([]pkcs12.TrustStoreEntry, 0, len(r.ders))
+	for _, der := range r.ders {
+		cert, err := x509.ParseCertificate(der)
+		if err != nil {
+			continue // Go is stricter than those who made some old root
+		}
+		sum := sha256.Sum256(der)
+		name := cert.Subject.CommonName + " " + hex.EncodeToString(sum[:8])
+		entries = append(entries, pkcs12.TrustStoreEntry{Cert: cert, FriendlyName: name})
+	}
+	data, err := pkcs12.Passwordless.EncodeTrustStoreEntries(entries, "")
+	if err != nil {
+		return nil, fmt.Errorf("encode trust store: %w", err)
+	}
+	return data, nil
+}
