@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -70,6 +71,8 @@ var commands = []func(*program) *cobra.Command{
 	newRunCommand,
 	newSessionCommand,
 	newVaultCommand,
+	newRulesCommand,
+	newAuditCommand,
 	newUnwrapCommand,
 	newVersionCommand,
 }
@@ -163,4 +166,11 @@ func harmless(s string) string {
 		}
 		return '\uFFFD'
 	}, s)
+}
+
+// printJSON prints a value for a program to read.
+func (p *program) printJSON(v any) error {
+	enc := json.NewEncoder(p.out)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
 }

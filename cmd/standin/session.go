@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"strings"
 	"text/tabwriter"
@@ -127,10 +126,4 @@ func (p *program) sessionRevoke(cmd *cobra.Command, id string) error {
 	}
 	_, err = fmt.Fprintf(p.out, "revoked %s\n", id)
 	return err
-}
-
-func (p *program) printJSON(v any) error {
-	enc := json.NewEncoder(p.out)
-	enc.SetIndent("", "  ")
-	return enc.Encode(v)
 }
