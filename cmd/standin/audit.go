@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -91,7 +90,7 @@ func (p *program) auditVerify(cmd *cobra.Command, v *auditVerify) error {
 		return err
 	}
 	if v.json {
-		if err := p.printJSON(report); err != nil {
+		if err := printJSON(p.out, report); err != nil {
 			return err
 		}
 	} else {
@@ -265,13 +264,6 @@ func verdict(r *audit.Report) error {
 	}
 	return exitError(r.Code, &hinted{fmt.Errorf("verify audit: %d records are whole; %d of them are unproven: they lie after the newest anchor, where the end could have been cut off", r.Records, r.Unproven),
 		"give anchors that were kept elsewhere: standin audit verify --receipt FILE"})
-}
-
-// printJSON prints a value for a program to read.
-func (p *program) printJSON(v any) error {
-	e := json.NewEncoder(p.out)
-	e.SetIndent("", "  ")
-	return e.Encode(v)
 }
 
 // openInput opens a file to read, or standard input for "-".

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"cmp"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -77,8 +76,7 @@ func (p *program) auditShow(cmd *cobra.Command, s *auditShow) error {
 	case s.summary:
 		err = p.showSummary(h.Audit(), s)
 	case s.json:
-		out := json.NewEncoder(p.out)
-		err = audit.Query(h.Audit(), s.filter, func(e *audit.Entry) error { return out.Encode(newShownEntry(e)) })
+		err = audit.Query(h.Audit(), s.filter, auditJSON(p.out))
 	default:
 		t := newAuditTable(p.out)
 		err = audit.Query(h.Audit(), s.filter, t.add)
@@ -96,16 +94,16 @@ func (p *program) auditRead(err error) error {
 	return err
 }
 
-// shownEntry is a record as JSON shows it: the keys of the log, and one for its outcome.
-type shownEntry struct {
-	*audit.Entry
-	MonoUS     int64  `json:"mono_us"`
-	DurationUS int64  `json:"duration_us,omitempty"`
-	Outcome    string `json:"outcome,omitempty"`
-}
-
-func newShownEntry(e *audit.Entry) shownEntry {
-	return shownEntry{e, e.Mono.Microseconds(), e.Duration.Microseconds(), e.Outcome()}
+// auditJSON prints entries as the lines of the log, which are plain ASCII, with what a line does not say of itself.
+func auditJSON(out io.Writer) func(*audit.Entry) error {
+	return func(e *audit.Entry) error {
+		outcome := ""
+		if o := e.Outcome(); o != "" {
+			outcome = fmt.Sprintf(`"outcome":"%s",`, o)
+		}
+		_, err := fmt.Fprintf(out, `{"stream":"%s","segment":%d,%s%s`, e.Stream, e.Segment, outcome, e.Line[1:])
+		return err
+	}
 }
 
 func (p *program) fingerprintOfInput(cmd *cobra.Command, h home) (string, error) {
@@ -193,7 +191,7 @@ func (p *program) showSummary(dir string, s *auditShow) error {
 		if sum.order == nil {
 			sum.order = []*auditUse{}
 		}
-		return errors.Join(p.printJSON(sum.order), err)
+		return errors.Join(printJSON(p.out, sum.order), err)
 	}
 	t := tabwriter.NewWriter(p.out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "SESSION\tSECRET\tUSES\tFIRST\tLAST\tHOSTS\tBY\tREFUSED\tENDED")

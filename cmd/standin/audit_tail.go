@@ -1,7 +1,7 @@
 package main
 
 import (
-	"encoding/json"
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -45,8 +45,7 @@ func (p *program) auditTail(dir string, n int, follow, asJSON bool) error {
 	t := newAuditTable(p.out)
 	show := t.add
 	if asJSON {
-		out := json.NewEncoder(p.out)
-		show = func(e *audit.Entry) error { return out.Encode(newShownEntry(e)) }
+		show = auditJSON(p.out)
 	}
 	at := audit.Position{}
 	last, err := lastEntries(dir, n, at)
@@ -98,7 +97,9 @@ func lastEntries(dir string, n int, at audit.Position) ([]audit.Entry, error) {
 		clear(at)
 		var last []audit.Entry
 		err := audit.Resume(dir, f, at, func(e *audit.Entry) error {
-			if last = append(last, *e); len(last) > 2*n {
+			kept := *e
+			kept.Line = bytes.Clone(e.Line)
+			if last = append(last, kept); len(last) > 2*n {
 				last = append(last[:0], last[len(last)-n:]...)
 			}
 			return nil
