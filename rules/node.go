@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"gopkg.in/yaml.v3"
@@ -224,12 +225,18 @@ func (p *parser) text(n *yaml.Node, what string) (string, bool) {
 		p.fail(n.Line, "put it in quotes if it is meant as text", "%s is not text to YAML", what)
 	case n.Value == "":
 		p.fail(n.Line, "write a value, or remove the line", "%s is empty", what)
-	case strings.ContainsFunc(n.Value, func(r rune) bool { return r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 }):
-		p.fail(n.Line, "remove it", "%s holds a control character", what)
+	case strings.ContainsFunc(n.Value, invisible):
+		p.fail(n.Line, "remove it", "%s holds a control or an invisible character", what)
 	default:
 		return n.Value, true
 	}
 	return "", false
+}
+
+// invisible are control characters, and those with which a text can be made to
+// look like another: who is asked to trust a file must see what it says.
+func invisible(r rune) bool {
+	return unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp) || r == unicode.ReplacementChar
 }
 
 // texts is a list of texts, each once.
