@@ -1,0 +1,154 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"standin/bench/authority"
+	"standin/bench/process"
+	"standin/bench/reference"
+	"standin/bench/upstream"
+)
+
+// The peers, of which the last two are Debian packages.
+const (
+	mitmproxyName = "mitmproxy"
+	squidName     = "squid"
+)
+
+var peers = []string{reference.Goproxy, mitmproxyName, squidName}
+
+// addon makes mitmproxy dial the upstream and put the secret into the header.
+const addon = `
+import os
+host, port = os.environ["BENCH_UPSTREAM"].rsplit(":", 1)
+secret = "Bearer " + os.environ["BENCH_SECRET"]
+
+def server_connect(data):
+    data.server.address = (host, int(port))
+
+def requestheaders(flow):
+    if "authorization" in flow.request.headers:
+        flow.request.headers["authorization"] = secret
+    flow.request.stream = True
+
+def responseheaders(flow):
+    flow.response.stream = True
+`
+
+// startMitmproxy starts mitmdump, streaming, with one header replaced.
+func (l *lab) startMitmproxy(ctx context.Context) (*program, error) {
+	path, err := installed("mitmdump")
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp(l.dir, "mitmproxy-")
+	if err != nil {
+		return nil, err
+	}
+	script := filepath.Join(dir, "addon.py")
+	if err := os.WriteFile(script, []byte(addon), 0o600); err != nil {
+		return nil, err
+	}
+	port, err := freePort()
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.Command(path, "-q", "--listen-host", "127.0.0.1", "--listen-port", port, "-s", script,
+		"--set", "confdir="+dir, "--set", "connection_strategy=lazy", "--set", "ssl_verify_upstream_trusted_ca="+l.ca())
+	cmd.Env = append(os.Environ(), "BENCH_UPSTREAM="+l.addr, "BENCH_SECRET="+upstream.Secret)
+	return startPeer(ctx, cmd, peer{mitmproxyName, port, filepath.Join(dir, "mitmproxy-ca-cert.pem"), true})
+}
+
+// startSquid starts squid-openssl, which intercepts but does not rewrite.
+func (l *lab) startSquid(ctx context.Context) (*program, error) {
+	path, err := installed("squid")
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp(l.dir, "squid-")
+	if err != nil {
+		return nil, err
+	}
+	port, err := freePort()
+	if err != nil {
+		return nil, err
+	}
+	upstreamHost, upstreamPort, _ := net.SplitHostPort(l.addr)
+	config := fmt.Sprintf(`http_port 127.0.0.1:%s ssl-bump generate-host-certificates=on dynamic_cert_mem_cache_size=16MB tls-cert=%s tls-key=%s
+sslcrtd_program /usr/lib/squid/security_file_certgen -s %s/certs -M 16MB
+ssl_bump bump all
+http_access allow all
+never_direct allow all
+cache_peer %s parent %s 0 no-query no-digest originserver tls sslcafile=%s ssldomain=%s
+cache deny all
+access_log none
+cache_log /dev/null
+pid_filename none
+coredump_dir %s
+cache_effective_user %s
+`, port, l.ca(), l.path(authority.KeyFile), dir, upstreamHost, upstreamPort, l.ca(), upstream.Host, dir, "root")
+	file := filepath.Join(dir, "squid.conf")
+	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
+		return nil, err
+	}
+	if _, err := process.Output(exec.CommandContext(ctx, "/usr/lib/squid/security_file_certgen", "-c", "-s", dir+"/certs", "-M", "16MB")); err != nil {
+		return nil, err
+	}
+	return startPeer(ctx, exec.Command(path, "-N", "-f", file), peer{squidName, port, l.ca(), false})
+}
+
+// peer says how a peer is reached and what it does.
+type peer struct {
+	name, port, root string
+	header           bool
+}
+
+// startPeer starts a peer and waits until it takes connections.
+func startPeer(ctx context.Context, cmd *exec.Cmd, p peer) (*program, error) {
+	errs := &process.Tail{}
+	cmd.Stdout, cmd.Stderr = errs, errs
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	stop := func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		timer := time.AfterFunc(2*time.Second, func() { _ = cmd.Process.Kill() })
+		defer timer.Stop()
+		_ = cmd.Wait()
+	}
+	for deadline := time.Now().Add(20 * time.Second); ; {
+		conn, err := net.DialTimeout("tcp", "127.0.0.1:"+p.port, time.Second)
+		if err == nil {
+			_ = conn.Close()
+			break
+		}
+		if time.Now().After(deadline) || ctx.Err() != nil {
+			stop()
+			return nil, errors.New("it does not listen: " + errs.String())
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	return &program{
+		name: p.name, pid: cmd.Process.Pid, proxy: "http://127.0.0.1:" + p.port, roots: []string{p.root},
+		token: example, header: p.header, end: []func(){stop},
+	}, nil
+}
+
+// freePort is a port of loopback that nobody listened on a moment ago.
+func freePort() (string, error) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	defer listener.Close()
+	_, port, err := net.SplitHostPort(listener.Addr().String())
+	return port, err
+}
