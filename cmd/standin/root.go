@@ -68,6 +68,8 @@ func newRootCommand(p *program) *cobra.Command {
 
 // commands lists the subcommands in the order of the help text.
 var commands = []func(*program) *cobra.Command{
+	newDemoCommand,
+	newDemoClientCommand,
 	newRunCommand,
 	newSessionCommand,
 	newVaultCommand,
