@@ -172,10 +172,10 @@ func TestWorkIsBoundedByTheFile(t *testing.T) {
 	const head = "version: 1\nsecrets: {s: {source: 'vault:s'}}\nrules:\n"
 	for name, tt := range map[string]struct{ file, want string }{
 		"hosts times paths": {head + "- {name: r, hosts: [" + many(400, "h%d.test") + "], paths: [" + many(400, "/%d") + "]}", "too many combinations"},
-		"paths":             {head + "- {name: r, hosts: [a.test], paths: [" + many(110_000, "/%d") + "]}", "too many combinations"},
+		"paths":             {head + "- {name: r, hosts: [a.test], paths: [" + many(20_000, "/%d") + "]}", ""},
 		"alike":             {head + "- {name: r, hosts: [a.test], paths: [" + many(100, "'/a%03d{}'") + "], substitute: [{secret: s, in: path}]}", "too many paths that are alike"},
-		"hosts":             {head + "- {name: r, hosts: [" + many(60_000, "h%d.test") + "]}", ""},
-		"rules":             {head + strings.ReplaceAll(many(15_000, "- {name: r%d, hosts: [a.test], paths: [/%[1]d]}\n"), "\n,", "\n"), ""},
+		"hosts":             {head + "- {name: r, hosts: [" + many(15_000, "h%d.test") + "]}", ""},
+		"rules":             {head + strings.ReplaceAll(many(4_000, "- {name: r%d, hosts: [a.test], paths: [/%[1]d]}\n"), "\n,", "\n"), ""},
 	} {
 		_, err := Parse("f", []byte(tt.file))
 		if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
