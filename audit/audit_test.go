@@ -96,6 +96,25 @@ func (h house) files(t testing.TB) []string {
 	return names
 }
 
+// copyTo copies the log, private as it is, and returns the house with the copy.
+func (h house) copyTo(t testing.TB, dir string) house {
+	t.Helper()
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	entries, err := os.ReadDir(h.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if e.Type().IsRegular() && e.Name() != lockName {
+			write(t, filepath.Join(dir, e.Name()), read(t, filepath.Join(h.dir, e.Name())))
+		}
+	}
+	h.dir = dir
+	return h
+}
+
 func read(t testing.TB, path string) []byte {
 	t.Helper()
 	b, err := os.ReadFile(path)
