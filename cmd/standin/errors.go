@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"strings"
 
 	"standin/audit"
@@ -26,7 +25,7 @@ func hint(err error) string {
 	if errors.As(err, &known) {
 		return known.text
 	}
-	for _, by := range []func(error) string{vaultHint, sourceHint, policyHint, runHint} {
+	for _, by := range []func(error) string{sourceHint, vaultHint, policyHint, runHint} {
 		if text := by(err); text != "" {
 			return text
 		}
@@ -63,7 +62,7 @@ func vaultHint(err error) string {
 	case errors.As(err, &rollback):
 		return "if you put back a backup on purpose, end the running sessions and start again"
 	case errors.As(err, &unknown):
-		return fmt.Sprintf("standin vault set %s", unknown.Name)
+		return "standin vault list"
 	case errors.As(err, &weak):
 		return "a value must be told from ordinary text, or it cannot be scrubbed from responses; take a generated one"
 	case errors.As(err, &keys):

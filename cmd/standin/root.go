@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -69,14 +68,15 @@ func newRootCommand(p *program) *cobra.Command {
 // commands lists the subcommands in the order of the help text.
 var commands = []func(*program) *cobra.Command{
 	newDemoCommand,
-	newDemoClientCommand,
+	newInitCommand,
 	newRunCommand,
 	newSessionCommand,
 	newVaultCommand,
 	newRulesCommand,
 	newAuditCommand,
-	newUnwrapCommand,
 	newVersionCommand,
+	newUnwrapCommand,
+	newDemoClientCommand,
 }
 
 const rootHelp = `Standin starts a command that holds placeholders instead of real API keys,
@@ -168,11 +168,4 @@ func harmless(s string) string {
 		}
 		return '\uFFFD'
 	}, s)
-}
-
-// printJSON prints a value for a program to read.
-func (p *program) printJSON(v any) error {
-	enc := json.NewEncoder(p.out)
-	enc.SetIndent("", "  ")
-	return enc.Encode(v)
 }

@@ -78,7 +78,7 @@ func (p *program) sessionList(cmd *cobra.Command) error {
 		return err
 	}
 	if asJSON, _ := cmd.Flags().GetBool("json"); asJSON {
-		return p.printJSON(all)
+		return printJSON(p.out, all)
 	}
 	table := tabwriter.NewWriter(p.out, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(table, "SESSION\tPROFILE\tISOLATION\tCOMMAND\tPID\tSECRETS\tENDS")
@@ -98,7 +98,7 @@ func (p *program) sessionShow(cmd *cobra.Command, id string) error {
 		return err
 	}
 	if asJSON, _ := cmd.Flags().GetBool("json"); asJSON {
-		return p.printJSON(s)
+		return printJSON(p.out, s)
 	}
 	fmt.Fprintf(p.out, "session    %s\nprofile    %s\nisolation  %s\ncommand    %s (pid %d)\nopened     %s\nends       %s\ntunnels    %d\nalarms     %d\n",
 		s.ID, s.Profile, s.Isolation, harmless(s.Command), s.PID, s.Opened.Format(time.DateTime), s.Expires.Format(time.DateTime), s.Tunnels, s.Alarms)
