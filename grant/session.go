@@ -101,7 +101,9 @@ func Open(ctx context.Context, cfg Config) (*Session, error) {
 		if secret == nil {
 			return nil, fmt.Errorf("open session: profile %q names unknown secret %q", cfg.Profile.Name, name)
 		}
-		s.grants[name] = &grant{secret: secret, limited: cfg.Profile.Uses > 0, left: cfg.Profile.Uses}
+		if secret.Deliver == rules.Wire {
+			s.grants[name] = &grant{secret: secret, limited: cfg.Profile.Uses > 0, left: cfg.Profile.Uses}
+		}
 		if _, err := s.value(ctx, secret); err != nil {
 			return nil, fmt.Errorf("open session: read secret %q: %w", name, err)
 		}
@@ -169,6 +171,20 @@ func (s *Session) Narrow(secrets []string) {
 			delete(s.grants, name)
 		}
 	}
+}
+
+// Delivered is the value of a secret that the rules hand to the command itself.
+// It has no grant on the wire, but is scrubbed like the others.
+func (s *Session) Delivered(ctx context.Context, name string) (vault.Secret, error) {
+	secret := s.Policy.Secrets[name]
+	if secret == nil || secret.Deliver == rules.Wire || !slices.Contains(s.Profile.Secrets, name) {
+		return vault.Secret{}, fmt.Errorf("deliver secret %q: the rules do not hand it out", name)
+	}
+	value, err := s.value(ctx, secret)
+	if err != nil {
+		return vault.Secret{}, err
+	}
+	return value.Secret, nil
 }
 
 // GrantsAt says whether the session was opened with a secret that some rule

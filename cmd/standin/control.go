@@ -88,11 +88,45 @@ func listenPrivate(dir, name string) (net.Listener, error) {
 	if _, err := os.Lstat(path); err == nil {
 		return nil, fmt.Errorf("listen on control socket %q: the file exists", path)
 	}
-	listener, err := net.Listen("unix", path)
+	short, done, err := shortPath(path)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	listener, err := net.Listen("unix", short)
 	if err != nil {
 		return nil, fmt.Errorf("listen on control socket %q: %w", path, errors.Unwrap(err))
 	}
-	return listener, os.Chmod(path, 0o600)
+	// The listener would remove the file by the short name, which ends here.
+	listener.(*net.UnixListener).SetUnlinkOnClose(false)
+	return &privateListener{listener, path}, os.Chmod(path, 0o600)
+}
+
+// privateListener removes its file when it is closed.
+type privateListener struct {
+	net.Listener
+	path string
+}
+
+func (l *privateListener) Close() error {
+	return errors.Join(os.Remove(l.path), l.Listener.Close())
+}
+
+// maxSocketPath is how long a path the kernel takes for a socket, in bytes, on
+// every system.
+const maxSocketPath = 100
+
+// shortPath names a file by a path that is short enough for a socket: the path
+// itself, or one by way of its folder's open descriptor. Done ends that name.
+func shortPath(path string) (short string, done func() error, err error) {
+	if len(path) <= maxSocketPath || runtime.GOOS != "linux" {
+		return path, func() error { return nil }, nil
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return "", nil, fmt.Errorf("find control socket: %w", err)
+	}
+	return fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(path)), dir.Close, nil
 }
 
 func (c *control) add(l *live, notes sessionNotes) {
@@ -188,7 +222,12 @@ func newControlClient(path string) *controlClient {
 	return &controlClient{path, &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, "unix", path)
+			short, done, err := shortPath(path)
+			if err != nil {
+				return nil, err
+			}
+			defer done()
+			return (&net.Dialer{}).DialContext(ctx, "unix", short)
 		},
 	}}}
 }

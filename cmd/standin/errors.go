@@ -107,7 +107,7 @@ func policyHint(err error) string {
 	case errors.As(err, &file):
 		return file.Fix
 	case errors.As(err, &none):
-		return "standin rules init github > standin.yaml"
+		return "standin rules init github"
 	case errors.As(err, &profile) && len(profile.Known) > 0:
 		return "the file has " + strings.Join(profile.Known, ", ")
 	}

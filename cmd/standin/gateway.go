@@ -182,9 +182,10 @@ func (l *live) end(reason string, began time.Time) error {
 	l.session.Revoke(reason)
 	<-l.watched
 	l.authority.Close()
+	gone := l.withdraw()
 	rec := l.record("close")
 	rec.Reason, rec.Duration = reason, time.Since(began)
-	return l.g.record.Append(context.Background(), rec)
+	return errors.Join(gone, l.g.record.Append(context.Background(), rec))
 }
 
 func (l *live) record(kind string) *audit.Record {

@@ -279,21 +279,33 @@ func (r *running) environment(l *live, addr net.Addr, socket string) (env, remov
 	if err != nil {
 		return nil, nil, err
 	}
-	variables, carriers := r.placeholderVariables(l)
+	variables, carriers, err := r.variables(l)
+	if err != nil {
+		return nil, nil, err
+	}
 	env, removed = launch.Environ(launch.EnvConfig{Environ: r.p.env, Files: files, ProxyURL: url, Placeholders: variables, Carriers: carriers,
 		Hosts: hosts, Inherit: r.profile.Inherit, InheritAll: r.profile.InheritAll, Session: l.session.ID, ControlSocket: socket})
 	return env, removed, nil
 }
 
-// placeholderVariables are the variables that carry placeholders, and all that
-// may carry a secret.
-func (r *running) placeholderVariables(l *live) (variables map[string]string, carriers []string) {
+// variables are those that carry placeholders, or what the rules hand out, and
+// all that may carry a secret.
+func (r *running) variables(l *live) (variables map[string]string, carriers []string, err error) {
 	variables = map[string]string{}
 	carriers = catalog.Carriers()
-	for name, secret := range r.policy.Secrets {
+	for _, secret := range r.policy.Secrets {
 		carriers = append(carriers, secret.Env...)
+	}
+	for _, name := range r.profile.Secrets {
+		secret := r.policy.Secrets[name]
+		value := l.g.placeholders[name]
+		if secret.Deliver != rules.Wire {
+			if value, err = l.deliver(secret); err != nil {
+				return nil, nil, err
+			}
+		}
 		for _, variable := range secret.Env {
-			variables[variable] = l.g.placeholders[name]
+			variables[variable] = value
 		}
 	}
 	for variable, value := range r.extra {
@@ -302,7 +314,7 @@ func (r *running) placeholderVariables(l *live) (variables map[string]string, ca
 		}
 		variables[variable] = value
 	}
-	return variables, carriers
+	return variables, carriers, nil
 }
 
 // gitHosts are the hosts at which git is to answer with a placeholder.
