@@ -119,13 +119,39 @@
       options[viaProxy] = proxy
       return createSocket.call(agent, req, options, callback)
     }
+    const free = reserve(agent, agent.getName(options), options)
     tunnel(proxy, host || 'localhost', port, options.timeout || own.timeout, function (error, socket) {
+      free(error)
       if (error) return callback(error)
       ours.add(socket)
       options.socket = socket
       createSocket.call(agent, req, options, callback)
     })
   }
+
+  // reserve counts a tunnel among the agent's sockets while it is being made:
+  // or an agent of ten sockets would open a thousand at once.
+  function reserve (agent, name, options) {
+    const sockets = agent.sockets[name] || (agent.sockets[name] = [])
+    const place = new net.Socket()
+    sockets.push(place)
+    agent.totalSocketCount++
+    return function (error) {
+      const now = agent.sockets[name]
+      const index = now ? now.indexOf(place) : -1
+      if (index < 0) return
+      now.splice(index, 1)
+      agent.totalSocketCount--
+      if (!error) return
+      if (now.length === 0) delete agent.sockets[name]
+      // No socket will close, so nothing else would go on with the queue.
+      const queue = agent.requests[name]
+      const next = queue && queue.shift()
+      if (queue && queue.length === 0) delete agent.requests[name]
+      if (next) agent.addRequest(next, options)
+    }
+  }
+
   if (createSocket) {
     http.Agent.prototype.createSocket = patched
     http.Agent.prototype.createConnection = function (options) {
