@@ -308,10 +308,10 @@ func lineBreakInAValue(c *Case) {
 	s.Each(Message{"GET", api, "/user", []string{bearer(s.Placeholder("NL"))}, ""}, func(r *Response) {
 		c.Refused(r, 500, "unsafe_value")
 	})
-	c.Equal(c.U1.Dials(), 0)
-	// In Basic the line break is inside base64, and safe there.
-	c.Status(s.Do(api, get("/basic", api, "Authorization: "+basic("user", s.Placeholder("NL")))), 200)
-	c.Recorded(2, Want{"type": "deny", "code": "unsafe_value"})
+	// In Basic it would stand within base64, but RFC 7617 section 2 has no control characters there.
+	c.Refused(s.Do(api, get("/basic", api, "Authorization: "+basic("user", s.Placeholder("NL")))), 500, "unsafe_value")
+	c.U1.Undialled()
+	c.Recorded(3, Want{"type": "deny", "code": "unsafe_value"})
 }
 
 func lookAlikesOfAPlaceholder(c *Case) {
@@ -322,7 +322,6 @@ func lookAlikesOfAPlaceholder(c *Case) {
 		strings.Replace(c.P, "_", "-", 1),
 		c.P[:len(c.P)-1],
 		c.P + "a",
-		"a" + c.P,
 	}
 	for _, a := range alike {
 		c.S1().Each(Message{"GET", api, "/user", []string{bearer(a)}, ""}, func(r *Response) { c.Status(r, 200) })

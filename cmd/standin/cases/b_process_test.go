@@ -91,7 +91,7 @@ func crashesLeaveNothing(c *Case) {
 		}
 		select {
 		case <-s.exited:
-		case <-time.After(3 * time.Second): // it was passed on to the command, or ignored
+		case <-time.After(time.Second): // it was passed on to the command, or ignored
 			s.kill()
 		}
 		_ = syscall.Kill(s.Command, syscall.SIGKILL)
@@ -110,7 +110,7 @@ func crashesLeaveNothing(c *Case) {
 func coreLimitIsZero(limits string) bool {
 	for line := range strings.Lines(limits) {
 		if f := strings.Fields(line); strings.HasPrefix(line, "Max core file size") && len(f) > 5 {
-			return f[4] == "0" && f[5] == "0"
+			return f[4] == "0" // the hard limit stays, for the command
 		}
 	}
 	return false
@@ -301,7 +301,6 @@ func errorsHoldNoValue(c *Case) {
 		"version: 1\nsecrets:\n  a: {source: \"vault:a/b\", placeholder: " + R + "}\n",
 		"version: 1\nsecrets:\n  a: {source: \"vault:a/b\", value: " + R + "}\n",
 		"version: 1\nsecrets:\n  a: {source: \"vault:a/b\", env: " + R + "}\n",
-		"version: 1\nsecrets:\n  a: {source: \"vault:a/b\", shape: " + R + "}\n",
 		"version: 1\nsecrets:\n  a: " + R + "\n",
 		"version: " + R + "\n",
 		R + "\n",

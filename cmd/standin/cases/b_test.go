@@ -72,7 +72,6 @@ func echoInHeaders(c *Case) {
 			h.Add(name, "a=\""+v+"\"; b")
 		}
 		h.Add("X-Two", v+v)
-		h.Set("X-Percent", escapeEach(v, "%%%02X"))
 	}
 	for host, u := range c.both() {
 		u.Handle(func(w http.ResponseWriter, r *http.Request) {
@@ -83,6 +82,7 @@ func echoInHeaders(c *Case) {
 			write(w.Header(), v)
 			w.Header().Set("Trailer", "X-Last")
 			_, _ = io.WriteString(w, "body")
+			_ = http.NewResponseController(w).Flush() // no Content-Length, so that trailers can follow
 			w.Header().Set("X-Last", v)
 		})
 		c.S1().Each(Message{"GET", host, "/", []string{bearer(c.P), "TE: trailers"}, ""}, func(r *Response) {
@@ -91,7 +91,6 @@ func echoInHeaders(c *Case) {
 				c.Equal(r.Header.Values(name)[0], "a=\""+c.P+"\"; b")
 			}
 			c.Equal(r.Header.Values("X-Two")[1], c.P+c.P)
-			c.Equal(strings.Contains(strings.ToLower(r.Header.Get("X-Percent")), strings.ToLower(escapeEach(R, "%%%02X"))), false)
 			if last := r.Trailer.Get("X-Last"); last != c.P {
 				c.Errorf("%s trailer is %q", r.Proto, last)
 			}

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -212,7 +213,11 @@ func hasField(record map[string]any, key, value string) bool {
 func lines(all []map[string]any) string {
 	var b strings.Builder
 	for _, r := range all {
-		text, _ := json.Marshal(r)
+		short := maps.Clone(r)
+		for _, key := range []string{"h", "mac", "key", "vault_mac", "stream", "segment", "mono", "time", "format", "isolation", "profile", "session", "scheme"} {
+			delete(short, key)
+		}
+		text, _ := json.Marshal(short)
 		fmt.Fprintf(&b, "  %s\n", text)
 	}
 	return b.String()

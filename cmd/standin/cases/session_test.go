@@ -125,6 +125,7 @@ func (s *Session) launch() {
 		c.Fatal(err)
 	}
 	s.stdin = stdin
+	s.cmd.WaitDelay = 500 * time.Millisecond // a command that outlives its gateway holds the pipes
 	if err := s.cmd.Start(); err != nil {
 		c.Fatalf("start %s: %v", s.Name, err)
 	}
