@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"sync"
@@ -134,12 +135,28 @@ func (p *Proxy) newPool(t *tunnel, rule *rules.Rule) *http.Transport {
 	}
 }
 
+// endedConn makes an end without close_notify an error, which crypto/tls lets
+// pass for an end: whoever cuts a connection must not shorten an answer unseen
+// (RFC 8446, 6.1). After close_notify the connection is not read again.
+type endedConn struct{ net.Conn }
+
+func (c endedConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if err == io.EOF {
+		err = errCut
+	}
+	return n, err
+}
+
+// errCut says that a connection ended without saying so.
+var errCut = errors.New("connection was cut")
+
 // handshake greets an upstream. Whatever goes wrong with its certificate or its
 // TLS happens before a byte of the request is sent.
 func handshake(ctx context.Context, conn net.Conn, cfg *tls.Config) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
-	secure := tls.Client(conn, cfg)
+	secure := tls.Client(endedConn{conn}, cfg)
 	err := secure.HandshakeContext(ctx)
 	if err == nil {
 		return secure, nil
