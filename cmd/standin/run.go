@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -109,6 +110,7 @@ type running struct {
 	policy  *rules.Policy
 	profile *rules.Profile
 	extra   map[string]string // variables of the --env-file
+	files   *launch.Files     // what the command's environment names
 }
 
 // prepare reads and checks everything that can be wrong before anything starts.
@@ -254,7 +256,9 @@ func (r *running) command(g *gateway, l *live, addr net.Addr) (int, sessionNotes
 	l.process.Store(&audit.Process{PID: child.PID(), Start: child.StartTime(), Exe: r.argv[0], UID: os.Getuid()})
 	c.add(l, notes)
 	code, err := child.Wait()
-	return code, notes, err
+	// What the command left behind may still need its files; their age counts
+	// from here.
+	return code, notes, errors.Join(err, r.files.Touch())
 }
 
 // startError gives a command that cannot start its exit code.
@@ -270,7 +274,7 @@ func startError(err error) error {
 func (r *running) environment(l *live, addr net.Addr, socket string) (env, removed []string, err error) {
 	dir := filepath.Join(r.home.Run(), l.session.ID)
 	if err := launch.Prune(r.home.Run(), filesAge); err != nil {
-		return nil, nil, err
+		l.g.log.Warn("files of old sessions remain", slog.Any("cause", err))
 	}
 	hosts := r.policy.InterceptedHosts()
 	url := l.proxyURL(addr)
@@ -283,6 +287,7 @@ func (r *running) environment(l *live, addr net.Addr, socket string) (env, remov
 	if err != nil {
 		return nil, nil, err
 	}
+	r.files = files
 	env, removed = launch.Environ(launch.EnvConfig{Environ: r.p.env, Files: files, ProxyURL: url, Placeholders: variables, Carriers: carriers,
 		Hosts: hosts, Inherit: r.profile.Inherit, InheritAll: r.profile.InheritAll, Session: l.session.ID, ControlSocket: socket})
 	return env, removed, nil
@@ -322,13 +327,11 @@ func (r *running) gitHosts(l *live) []launch.GitCredential {
 	var found []launch.GitCredential
 	for _, rule := range r.policy.Rules {
 		for _, sub := range rule.Substitute {
-			if !slices.Contains(sub.In, rules.Surface{Kind: rules.BasicPassword}) {
+			if !slices.Contains(sub.In, rules.Surface{Kind: rules.BasicPassword}) || !slices.Contains(r.profile.Secrets, sub.Secret) {
 				continue
 			}
 			for _, host := range rule.Hosts {
-				if !host.Wildcard {
-					found = append(found, launch.GitCredential{Host: gitHost(host), Username: "x-access-token", Placeholder: l.g.placeholders[sub.Secret]})
-				}
+				found = append(found, launch.GitCredential{Host: gitHost(host), Placeholder: l.g.placeholders[sub.Secret]})
 			}
 		}
 	}
@@ -337,8 +340,12 @@ func (r *running) gitHosts(l *live) []launch.GitCredential {
 
 // gitHost writes a host as git's configuration does: with a port unless it is 443.
 func gitHost(h rules.HostPattern) string {
-	if h.Port == 443 {
-		return h.Name
+	name := h.Name
+	if h.Wildcard {
+		name = "*." + name
 	}
-	return fmt.Sprintf("%s:%d", h.Name, h.Port)
+	if h.Port != 443 {
+		name = fmt.Sprintf("%s:%d", name, h.Port)
+	}
+	return name
 }
