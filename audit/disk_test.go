@@ -121,6 +121,7 @@ func (h house) count(t testing.TB, kind string) map[string]int {
 }
 
 func TestFailedWriteRefusesAndLaterRecovers(t *testing.T) {
+	t.Parallel()
 	for _, partial := range []int{0, 1, 300, 1 << 20} {
 		for _, keep := range []bool{false, true} {
 			h := newHouse(t)
@@ -164,6 +165,7 @@ func TestFailedWriteRefusesAndLaterRecovers(t *testing.T) {
 }
 
 func TestNotesOutliveAFailureThatNobodyAsksAbout(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t)
 	l, disk := h.withDisk(t, Config{})
 	disk.fail(errTestDisk, 10, false)
@@ -183,6 +185,7 @@ func TestNotesOutliveAFailureThatNobodyAsksAbout(t *testing.T) {
 }
 
 func TestNoteFailsWhereNoMoreCanBeKept(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t)
 	l, disk := h.withDisk(t, Config{})
 	disk.fail(errTestDisk, 0, false)

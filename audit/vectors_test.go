@@ -107,6 +107,7 @@ func TestVectorsOfTheSteps(t *testing.T) {
 }
 
 func TestSecondVerifierAgreesOnTheVectors(t *testing.T) {
+	t.Parallel()
 	python := findPython(t)
 	var verdicts []verdictVector
 	load(t, "verdicts.json", &verdicts)
