@@ -69,6 +69,14 @@ func jsonValueIsSubstituted(c *Case) {
 		c.Equal(string(q.Body), before+`"`+R+`"`+after)
 		c.Equal(q.Values("Content-Length"), []string{strconv.Itoa(len(q.Body))})
 	}
+	// A repeated key is refused: readers differ on which of the two counts.
+	for _, body := range []string{
+		`{"auth":{"token":"` + c.P + `","token":"x"}}`, `{"auth":{"token":"x","token":"` + c.P + `"}}`,
+		`{"auth":{"token":"x","tok\u0065n":"` + c.P + `"}}`, `{"auth":{"token":"` + c.P + `"},"auth":{}}`,
+	} {
+		c.S1().Each(Message{"POST", api, "/login", asJSON, body}, func(r *Response) { c.Refused(r, 400, "bad_request") })
+	}
+	c.U1.Requests(4)
 	c.Recorded(4, Want{"type": "substitute", "surface": "json /auth/token", "secret": "github", "method": "POST", "path": "/login"})
 }
 

@@ -56,4 +56,7 @@
 // of each session still running has its pid, serves a plain request, and its
 // goroutines, descriptors and tunnels are back where they were. AUDIT: "audit
 // verify" with the recovery key ends with 0 or 12.
+//
+// STANDIN_RACE=1 builds the program with the race detector; STANDIN_KEEP=1
+// leaves the files of all cases for a look.
 package cases

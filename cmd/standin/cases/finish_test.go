@@ -91,7 +91,7 @@ func (c *Case) servesPlainRequest(s *Session) {
 
 // slack is for what a gateway starts once, on first use, and keeps: a writer,
 // a poller, a pool.
-const slack = 6
+const slack = 3
 
 func (c *Case) backToBaseline(s *Session) {
 	c.Helper()
