@@ -15,6 +15,7 @@ import (
 // rest is what one program costs that does nothing.
 type rest struct {
 	start []float64 // ms from the start of the process to the first answer
+	cpu   []float64 // µs of CPU time until then
 	idle  []float64 // MiB before any request
 	full  []float64 // MiB at most, with 1,000 tunnels that had one request each
 }
@@ -71,6 +72,11 @@ func (m *rest) once(ctx context.Context, l *lab, s scenario, name string, full b
 	}
 	m.start = append(m.start, time.Since(began).Seconds()*1000)
 	m.idle = append(m.idle, mib(before.Now))
+	used, err := process.CPU(p.pid)
+	if err != nil {
+		return err
+	}
+	m.cpu = append(m.cpu, micros(used))
 	if !full {
 		return nil
 	}
@@ -95,7 +101,7 @@ func (m *rest) once(ctx context.Context, l *lab, s scenario, name string, full b
 
 func (m *rest) figures(name string) []figures {
 	memory := process.Memory{Now: int64(median(m.idle) * mebibyte), Peak: int64(median(m.full) * mebibyte)}
-	start := sample{p50: median(m.start) * 1000, p99: slices.Max(m.start) * 1000}
+	start := sample{cpu: median(m.cpu), p50: median(m.start) * 1000, p99: slices.Max(m.start) * 1000}
 	return []figures{{program: name, samples: []sample{start}, idle: memory, peak: memory}}
 }
 

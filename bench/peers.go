@@ -3,15 +3,16 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
 	"standin/bench/authority"
+	"standin/bench/load"
 	"standin/bench/process"
 	"standin/bench/reference"
 	"standin/bench/upstream"
@@ -67,42 +68,81 @@ func (l *lab) startMitmproxy(ctx context.Context) (*program, error) {
 	return startPeer(ctx, cmd, peer{mitmproxyName, port, filepath.Join(dir, "mitmproxy-ca-cert.pem"), true})
 }
 
-// startSquid starts squid-openssl, which intercepts but does not rewrite.
+const squidConfig = `http_port 127.0.0.1:PORT ssl-bump generate-host-certificates=on dynamic_cert_mem_cache_size=16MB tls-cert=DIR/ca.pem tls-key=DIR/ca-key.pem
+sslcrtd_program /usr/lib/squid/security_file_certgen -s DIR/certs -M 16MB
+ssl_bump bump all
+http_access allow all
+hosts_file DIR/hosts
+tls_outgoing_options cafile=DIR/ca.pem
+shutdown_lifetime 0 seconds
+cache deny all
+access_log none
+cache_log /dev/null
+pid_filename none
+coredump_dir DIR
+`
+
+// squidUser is whom Debian's squid becomes when root starts it.
+const squidUser = "proxy"
+
+// startSquid starts squid-openssl, which intercepts but does not rewrite. Its
+// folder is its own, since under root it runs as another user.
 func (l *lab) startSquid(ctx context.Context) (*program, error) {
 	path, err := installed("squid")
 	if err != nil {
 		return nil, err
 	}
-	dir, err := os.MkdirTemp(l.dir, "squid-")
+	dir, err := os.MkdirTemp("", "standin-bench-squid-")
 	if err != nil {
 		return nil, err
 	}
+	p, err := l.squidIn(ctx, path, dir)
+	if err != nil {
+		_ = os.RemoveAll(dir)
+		return nil, err
+	}
+	p.end = append(p.end, func() { _ = os.RemoveAll(dir) })
+	return p, nil
+}
+
+func (l *lab) squidIn(ctx context.Context, path, dir string) (*program, error) {
 	port, err := freePort()
 	if err != nil {
 		return nil, err
 	}
-	upstreamHost, upstreamPort, _ := net.SplitHostPort(l.addr)
-	config := fmt.Sprintf(`http_port 127.0.0.1:%s ssl-bump generate-host-certificates=on dynamic_cert_mem_cache_size=16MB tls-cert=%s tls-key=%s
-sslcrtd_program /usr/lib/squid/security_file_certgen -s %s/certs -M 16MB
-ssl_bump bump all
-http_access allow all
-never_direct allow all
-cache_peer %s parent %s 0 no-query no-digest originserver tls sslcafile=%s ssldomain=%s
-cache deny all
-access_log none
-cache_log /dev/null
-pid_filename none
-coredump_dir %s
-cache_effective_user %s
-`, port, l.ca(), l.path(authority.KeyFile), dir, upstreamHost, upstreamPort, l.ca(), upstream.Host, dir, "root")
-	file := filepath.Join(dir, "squid.conf")
-	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
+	host, upstreamPort, err := net.SplitHostPort(l.addr)
+	if err != nil {
 		return nil, err
+	}
+	hosts := host + " " + upstream.Host + "\n"
+	for i := range hostCount {
+		hosts += host + " " + load.HostName(i) + "\n"
+	}
+	files := map[string][]byte{"squid.conf": []byte(strings.NewReplacer("PORT", port, "DIR", dir).Replace(squidConfig)), "hosts": []byte(hosts)}
+	for _, name := range []string{authority.RootFile, authority.KeyFile} {
+		if files[name], err = os.ReadFile(l.path(name)); err != nil {
+			return nil, err
+		}
+	}
+	for name, data := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
+			return nil, err
+		}
 	}
 	if _, err := process.Output(exec.CommandContext(ctx, "/usr/lib/squid/security_file_certgen", "-c", "-s", dir+"/certs", "-M", "16MB")); err != nil {
 		return nil, err
 	}
-	return startPeer(ctx, exec.Command(path, "-N", "-f", file), peer{squidName, port, l.ca(), false})
+	if os.Getuid() == 0 {
+		if _, err := process.Output(exec.CommandContext(ctx, "chown", "-R", squidUser, dir)); err != nil {
+			return nil, err
+		}
+	}
+	cmd := exec.Command(path, "-N", "-n", "bench"+port, "-f", filepath.Join(dir, "squid.conf"))
+	p, err := startPeer(ctx, cmd, peer{squidName, port, l.ca(), false})
+	if err == nil {
+		p.port = upstreamPort // squid knows names, but dials the port that it is asked for
+	}
+	return p, err
 }
 
 // peer says how a peer is reached and what it does.
@@ -120,7 +160,7 @@ func startPeer(ctx context.Context, cmd *exec.Cmd, p peer) (*program, error) {
 	}
 	stop := func() {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
-		timer := time.AfterFunc(2*time.Second, func() { _ = cmd.Process.Kill() })
+		timer := time.AfterFunc(10*time.Second, func() { _ = cmd.Process.Kill() })
 		defer timer.Stop()
 		_ = cmd.Wait()
 	}

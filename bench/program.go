@@ -22,6 +22,7 @@ type program struct {
 	pid    int    // of the process that is measured
 	proxy  string // its URL
 	roots  []string
+	port   string // that it must be asked for, "": 443
 	token  string // what the client shows
 	header bool   // it puts the secret into a header
 	body   bool   // it puts the secret into a body
@@ -94,7 +95,7 @@ func (p *program) perf(l *lab, s scenario) {
 // job is what a client of this program does in a scenario.
 func (p *program) job(s scenario) load.Job {
 	job := s.job
-	job.Proxy, job.Roots = p.proxy, p.roots
+	job.Proxy, job.Roots, job.Port = p.proxy, p.roots, p.port
 	job.Expect = upstream.SawNone
 	if s.bearer {
 		job.Bearer, job.Expect = p.token, upstream.SawMarker

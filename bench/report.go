@@ -114,8 +114,9 @@ const method = `
 
 CPU is the time of the proxy's process for each request (for F: each event), in user and kernel mode. Peak memory is VmHWM, idle memory VmRSS before
 the first request. The load client works in a closed loop and shares the cores with the upstream and the proxy, so latencies
-are those of a machine that is busy. In G the columns p50 and p99 are the median and the longest time from the start of the
-process to the first answer; in J they are what a run adds to the time of the command, and its longest.
+are those of a machine that is busy. One durable write is a line appended and synced by one writer, between the rounds; p99 is compared with
+the sum of both p99. In G the columns p50 and p99 are the median and the longest time from the start of the
+process to the first answer, and CPU is what it used until then; in J they are what a run adds to the time of the command.
 
 `
 

@@ -82,6 +82,9 @@ func rounds(ctx context.Context, l *lab, s scenario) (*result, error) {
 		}
 		r.add(t)
 	}
+	if len(r.writes) > 0 {
+		r.figures = append(r.figures, figures{program: "one durable write", samples: r.writes})
+	}
 	return r, nil
 }
 

@@ -96,11 +96,15 @@ func scenarios() []scenario {
 }
 
 func keepAlive(connections int) scenario {
-	return scenario{
+	s := scenario{
 		id: fmt.Sprintf("A%d", connections), work: fmt.Sprintf("keep-alive GET, %d connections", connections), bearer: true,
 		job:    load.Job{Kind: load.Keep, Workers: connections, Path: upstream.Small},
 		checks: []check{cpuRatio(1.25), tailWithWrite(1.5)},
 	}
+	if connections == 16 {
+		s.others = []string{reference.MinimalH2} // shows what the protocol towards the upstream costs
+	}
+	return s
 }
 
 func (s *scenario) fill() {

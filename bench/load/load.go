@@ -37,6 +37,7 @@ const (
 type Job struct {
 	Proxy   string   // its URL, with credentials if it wants some
 	Roots   []string // PEM files
+	Port    string   // of the upstream, 443 if empty
 	Kind    Kind
 	Workers int
 	Method  string // GET if empty
@@ -101,6 +102,7 @@ func New(job Job) (*Client, error) {
 			return nil, fmt.Errorf("make load client: no certificate in %q", path)
 		}
 	}
+	job.Port = cmp.Or(job.Port, "443")
 	job.Method = cmp.Or(job.Method, "GET")
 	c := &Client{job: job, proxy: proxy, tls: &tls.Config{RootCAs: roots, NextProtos: []string{"http/1.1"}}}
 	c.host.Store(int64(job.Host))

@@ -26,7 +26,7 @@ type tunnel struct {
 	in   *bufio.Reader
 }
 
-// open makes a tunnel to port 443 of host.
+// open makes a tunnel to host.
 func (c *Client) open(host string, protocols ...string) (*tunnel, error) {
 	raw, err := net.DialTimeout("tcp", c.proxy.Host, patience)
 	if err != nil {
@@ -51,7 +51,7 @@ func (c *Client) open(host string, protocols ...string) (*tunnel, error) {
 }
 
 func (c *Client) connect(raw net.Conn, host string) error {
-	authority := host + ":443"
+	authority := net.JoinHostPort(host, c.job.Port)
 	request := "CONNECT " + authority + " HTTP/1.1\r\nHost: " + authority + "\r\n"
 	if user := c.proxy.User; user != nil {
 		password, _ := user.Password()
@@ -83,6 +83,9 @@ type request struct {
 
 func (c *Client) request(host string) *request {
 	var head bytes.Buffer
+	if c.job.Port != "443" {
+		host = net.JoinHostPort(host, c.job.Port)
+	}
 	fmt.Fprintf(&head, "%s %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: bench\r\nAccept: */*\r\n", c.job.Method, c.job.Path, host)
 	if c.job.Bearer != "" {
 		fmt.Fprintf(&head, "Authorization: Bearer %s\r\n", c.job.Bearer)
