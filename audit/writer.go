@@ -247,7 +247,8 @@ func (w *writer) next(ended string) error {
 	return nil
 }
 
-// place makes segment n with its first line. A file that is in the way, or remains, costs its number.
+// place makes segment n with its first line. A file that was touched in vain costs its number: nothing must be mistaken
+// for what a broken disk may still bring back under its name.
 func (w *writer) place(n int, text []byte) (file, error) {
 	f, err := w.create(w.log.dir, segmentName(w.log.stream, n))
 	if err != nil {
@@ -257,10 +258,9 @@ func (w *writer) place(n int, text []byte) (file, error) {
 		return nil, err
 	}
 	if err := f.Append(text); err != nil {
+		w.tried = n
 		f.GiveUp()
-		if f.Remove() != nil {
-			w.tried = n
-		}
+		_ = f.Remove()
 		return nil, err
 	}
 	return f, nil
