@@ -23,7 +23,8 @@ var imports = map[string][]string{
 	"rules/catalog":         {},
 	"vault":                 {},
 	"grant":                 {"rules", "vault"},
-	"proxy":                 {"audit", "grant", "rules"},
+	"proxy":                 {"audit", "grant", "rules", "proxy/dial"},
+	"proxy/dial":            {"grant", "rules"},
 	"bench":                 {},
 	"cmd/standin/cases":     {},
 	"examples/verify-audit": {},
@@ -32,20 +33,18 @@ var imports = map[string][]string{
 // reveals are the files that may call Secret.Reveal: where a value is put on
 // the wire, compared with what comes back, delivered, or kept.
 var reveals = []string{
-	"grant/plan.go",           // puts it into a request
-	"grant/session.go",        // its keyed fingerprint
-	"grant/forms.go",          // the forms that scrubbing looks for
-	"vault/identity.go",       // the recovery key's public half
-	"vault/payload.go",        // encrypted, to disk
-	"vault/resolver.go",       // has it changed
-	"vault/secret.go",         // its own length
-	"vault/source.go",         // a key of a file's content
-	"vault/store.go",          // is it fit to be kept
-	"cmd/standin/deliver.go",  // what the rules hand to the command
-	"cmd/standin/demo.go",     // the recovery key of the demo
-	"cmd/standin/envfile.go",  // variables that the user's own file sets
-	"cmd/standin/vault.go",    // the recovery key, printed once
-	"cmd/standin/vault_in.go", // two entries at a prompt, compared
+	"grant/plan.go",             // puts it into a request
+	"grant/session.go",          // its keyed fingerprint
+	"grant/forms.go",            // the forms that scrubbing looks for
+	"vault/resolver.go",         // has it changed
+	"vault/secret.go",           // its own length
+	"vault/source.go",           // a key of a file's content
+	"vault/store.go",            // encrypted, to disk
+	"vault/strength.go",         // is it fit to be kept
+	"cmd/standin/deliver.go",    // what the rules hand to the command
+	"cmd/standin/demo.go",       // the recovery key of the demo
+	"cmd/standin/envfile.go",    // variables that the user's own file sets
+	"cmd/standin/vault_init.go", // the recovery key, shown once
 }
 
 // modules are all that the program may be built from, each with its line in

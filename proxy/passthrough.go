@@ -9,6 +9,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"standin/proxy/dial"
 )
 
 // passthrough relays a tunnel unopened. One that a rule names must greet with
@@ -56,9 +58,9 @@ func (p *Proxy) passthroughOpened(t *tunnel) {
 }
 
 func (p *Proxy) dialBlind(t *tunnel) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), dialTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), dial.Timeout)
 	defer cancel()
-	return p.dial(ctx, t.client, t.authority, guardOwn)
+	return p.dialer.Dial(ctx, t.authority, t.client.Session.Policy.Upstream(t.authority), dial.Blind)
 }
 
 // errSniffed ends a handshake that was begun only to read its greeting.

@@ -19,7 +19,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"sync"
 	"sync/atomic"
@@ -29,6 +28,7 @@ import (
 
 	"standin/audit"
 	"standin/grant"
+	"standin/proxy/dial"
 )
 
 // Limits of the gateway. They bound what a hostile command can make it hold.
@@ -40,7 +40,6 @@ const (
 	maxStreams        = 250 // of one HTTP/2 connection
 	readHeaderTimeout = 10 * time.Second
 	handshakeTimeout  = 10 * time.Second
-	dialTimeout       = 10 * time.Second
 	idleTimeout       = 5 * time.Minute
 	answerTimeout     = 10 * time.Minute // to the first byte of an answer: some models think that long
 	stallTimeout      = 2 * time.Minute  // for a client that does not read
@@ -85,7 +84,7 @@ type Proxy struct {
 	inner   *http.Server
 	opened  *connections
 	tls     *tlsConfigs
-	own     ownListeners
+	dialer  *dial.Dialer
 	tunnels atomic.Int64
 	serving sync.WaitGroup
 }
@@ -99,7 +98,8 @@ func New(cfg Config) (*Proxy, error) {
 	if cfg.Resolver == nil {
 		cfg.Resolver = &net.Resolver{PreferGo: true}
 	}
-	p := &Proxy{cfg: cfg, opened: newConnections(), tls: newTLSConfigs()}
+	p := &Proxy{cfg: cfg, opened: newConnections(), tls: newTLSConfigs(),
+		dialer: &dial.Dialer{Resolver: cfg.Resolver, Via: cfg.Via, Roots: cfg.Roots}}
 	p.connect = p.newConnect()
 	quiet := slog.NewLogLogger(dropText{cfg.Log.Handler()}, slog.LevelDebug)
 	p.front = &http.Server{
@@ -134,8 +134,8 @@ func protocols(h2 bool) *http.Protocols {
 
 // Serve admits the connections of l by gate until l is closed.
 func (p *Proxy) Serve(l net.Listener, gate Gate) error {
-	p.own.add(l.Addr())
-	defer p.own.remove(l.Addr())
+	p.dialer.Reserve(l.Addr())
+	defer p.dialer.Release(l.Addr())
 	err := p.front.Serve(&gatedListener{l, gate})
 	if errors.Is(err, net.ErrClosed) || errors.Is(err, http.ErrServerClosed) {
 		return nil
@@ -216,32 +216,4 @@ func (c *Client) remove(t *tunnel) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.open, t)
-}
-
-// ownListeners are the addresses on which this gateway itself listens: never an
-// upstream.
-type ownListeners struct{ addrs sync.Map }
-
-func (o *ownListeners) add(a net.Addr)    { o.addrs.Store(addrPort(a), true) }
-func (o *ownListeners) remove(a net.Addr) { o.addrs.Delete(addrPort(a)) }
-
-// has also finds a listener on all addresses by its port alone.
-func (o *ownListeners) has(a netip.AddrPort) bool {
-	if _, ok := o.addrs.Load(a); ok {
-		return true
-	}
-	for _, any := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
-		if _, ok := o.addrs.Load(netip.AddrPortFrom(any, a.Port())); ok {
-			return true
-		}
-	}
-	return false
-}
-
-func addrPort(a net.Addr) netip.AddrPort {
-	if tcp, ok := a.(*net.TCPAddr); ok {
-		ap := tcp.AddrPort()
-		return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
-	}
-	return netip.AddrPort{}
 }

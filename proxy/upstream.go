@@ -15,6 +15,7 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 
 	"standin/grant"
+	"standin/proxy/dial"
 	"standin/rules"
 )
 
@@ -96,12 +97,13 @@ func (p *Proxy) pool(t *tunnel, rule *rules.Rule) (*http.Transport, error) {
 // adds no header, unpacks nothing, and goes through no proxy of the environment.
 func (p *Proxy) newPool(t *tunnel, rule *rules.Rule) *http.Transport {
 	client, a := t.client, t.authority
-	g := guardPublic
+	guard := dial.Public
 	if rule == nil && t.verdict.Action != rules.Intercept {
-		g = guardOwn
+		guard = dial.Blind
 	}
 	base := &tls.Config{RootCAs: p.cfg.Roots}
-	if up := client.Session.Policy.Upstream(a); up != nil {
+	up := client.Session.Policy.Upstream(a)
+	if up != nil {
 		base = client.upstreams.files[up].Clone()
 		if base.RootCAs == nil {
 			base.RootCAs = p.cfg.Roots
@@ -113,9 +115,11 @@ func (p *Proxy) newPool(t *tunnel, rule *rules.Rule) *http.Transport {
 	base.ClientSessionCache = tls.NewLRUClientSessionCache(8)
 	base.VerifyConnection = weakKey
 	return &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return p.dial(ctx, client, a, g) },
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return p.dialer.Dial(ctx, a, up, guard)
+		},
 		DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			conn, err := p.dial(ctx, client, a, g)
+			conn, err := p.dialer.Dial(ctx, a, up, guard)
 			if err != nil {
 				return nil, err
 			}
