@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io/fs"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -111,4 +112,64 @@ func BenchmarkDisk(b *testing.B) {
 		f.Reserve(256 << 10)
 	}
 	b.ReportMetric(float64(b.N)/time.Since(start).Seconds(), "appends/s")
+}
+
+// BenchmarkMillion verifies and searches a log of a million records, and reports the most heap in use meanwhile.
+func BenchmarkMillion(b *testing.B) {
+	h := newHouse(b)
+	l := h.open(b, Config{})
+	for i := range 1_000_000 {
+		r := substitution(i)
+		if i%1000 != 0 {
+			r.Uses[0].Secret = "other"
+		}
+		if err := l.Note(r); err != nil {
+			b.Fatal(err)
+		}
+	}
+	if err := l.Close(); err != nil {
+		b.Fatal(err)
+	}
+	for name, work := range map[string]func() error{
+		"verify": func() error {
+			r, err := Verify(h.dir, VerifyOptions{RecoveryKey: h.recovery})
+			if err == nil && r.Code != Unproven {
+				b.Fatalf("code %d: %v", r.Code, r.Problems)
+			}
+			return err
+		},
+		"query one secret": func() error { return Query(h.dir, Filter{Secret: "github"}, func(*Entry) error { return nil }) },
+		"query everything": func() error { return Query(h.dir, Filter{}, func(*Entry) error { return nil }) },
+	} {
+		b.Run(name, func(b *testing.B) {
+			peak := watchHeap()
+			for b.Loop() {
+				if err := work(); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(peak(), "heap-MiB")
+		})
+	}
+}
+
+// watchHeap returns a function that gives the most heap in use since.
+func watchHeap() func() float64 {
+	stop, result := make(chan struct{}), make(chan float64)
+	runtime.GC()
+	go func() {
+		var peak uint64
+		for {
+			var m runtime.MemStats
+			runtime.ReadMemStats(&m)
+			peak = max(peak, m.HeapInuse)
+			select {
+			case <-stop:
+				result <- float64(peak) / (1 << 20)
+				return
+			case <-time.After(20 * time.Millisecond):
+			}
+		}
+	}()
+	return func() float64 { close(stop); return <-result }
 }

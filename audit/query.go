@@ -31,6 +31,7 @@ type Entry struct {
 // A Filter selects entries; its zero fields select all. Where it selects a substitution, it also selects the result that
 // belongs to it.
 type Filter struct {
+	Types       []string // of records; empty: all
 	Secret      string
 	Session     string
 	Host        string
@@ -241,7 +242,8 @@ func (c *cursor) close() {
 type matcher struct {
 	f            Filter
 	since, until []byte
-	needles      [][]byte
+	needles      [][]byte // all must be there
+	types        [][]byte // one of them
 	awaited      map[string]bool // requests whose substitution was selected, until their result
 	decoded      Entry
 }
@@ -258,6 +260,12 @@ func newMatcher(f Filter) *matcher {
 		if s != "" {
 			m.needles = append(m.needles, appendString(nil, s, maxString))
 		}
+	}
+	for _, kind := range f.Types {
+		m.types = append(m.types, []byte(`,"type":"`+kind+`"`))
+	}
+	if f.PID != 0 {
+		m.needles = append(m.needles, fmt.Appendf(nil, `"process":{"pid":%d,`, f.PID))
 	}
 	if f.Exe != "" {
 		quoted := appendString(nil, f.Exe, maxString)
@@ -277,6 +285,10 @@ func (m *matcher) entry(c *cursor) *Entry {
 			if !bytes.Contains(c.line, n) {
 				return nil
 			}
+		}
+		front := c.line[:min(len(c.line), 128)] // the type stands there, behind three numbers
+		if m.types != nil && !slices.ContainsFunc(m.types, func(t []byte) bool { return bytes.Contains(front, t) }) {
+			return nil
 		}
 	}
 	e := &m.decoded
@@ -320,6 +332,7 @@ func (m *matcher) selects(e *Entry, at []byte) bool {
 	}
 	switch {
 	case m.since != nil && bytes.Compare(at, m.since) < 0, m.until != nil && bytes.Compare(at, m.until) >= 0:
+	case f.Types != nil && !slices.Contains(f.Types, e.Type):
 	case f.Session != "" && e.Session != f.Session:
 	case f.Host != "" && e.Host != f.Host:
 	case f.PID != 0 && e.Process.PID != f.PID:

@@ -62,6 +62,8 @@ func TestAFilterSelectsExactlyWhatItSays(t *testing.T) {
 		"secret, whole name":    {Filter{Secret: "git"}, ""},
 		"session":               {Filter{Session: "s2"}, "b b-result"},
 		"host":                  {Filter{Host: "one.test"}, "a a-result d"},
+		"type":                  {Filter{Types: []string{TypeDeny, TypeOpen}}, "d o e"},
+		"type and session":      {Filter{Types: []string{TypeDeny}, Session: "s1"}, "d"},
 		"pid":                   {Filter{PID: 8}, "b b-result"},
 		"name of an executable": {Filter{Exe: "curl"}, "a a-result d"},
 		"path of an executable": {Filter{Exe: "/usr/bin/git"}, "b b-result"},

@@ -176,6 +176,7 @@ func (p *program) showSummary(dir string, s *auditShow) error {
 	if f.Fingerprint == "" && f.PID == 0 && f.Exe == "" && f.Host == "" && f.Outcome == "" {
 		f.Until = time.Time{}
 	}
+	f.Types = []string{audit.TypeGrant, audit.TypeSubstitute, audit.TypeDeliver, audit.TypeDeny, audit.TypeMisplaced, audit.TypeRevoke, audit.TypeClose}
 	err := audit.Query(dir, f, func(e *audit.Entry) error {
 		sum.add(e, !s.filter.Until.IsZero() && !e.Time.Before(s.filter.Until))
 		return nil

@@ -34,11 +34,11 @@ def walk(id, files, key, facts):  # facts: seq -> [(h, may have been given up, n
                 if not nxt and not text.endswith(b'\n'): torn = True; break
                 m = LINE.fullmatch(text)
                 must(m and int(m[2]) == seq and kind != 'seal', f'{id}: record {seq} is malformed, missing or behind the seal')
-                h, kind = hashlib.sha256(h + m[1]).digest(), json.loads(text)['type']
+                h = hashlib.sha256(h + m[1]).digest()
                 must(h.hex() == m[3].decode(), f'{id}: record {seq} does not follow')
                 if key: must(mac(key, h).hex() == m[4].decode(), f'{id}: record {seq} has a wrong MAC'); key = mac(key, b'standin audit next key')
                 for want, soft, _ in facts.get(seq, []): must(want == h.hex() or soft and seq in given_up, f'{id}: record {seq} was replaced')
-                seq += 1
+                seq, kind = seq + 1, json.loads(text)['type']
             rest = len(f.read())
         if nxt:
             head = heads[nxt]; a = head['after']
@@ -88,5 +88,5 @@ if __name__ == '__main__':
         keys = dict(line.split() for line in open(sys.argv[2])) if len(sys.argv) > 2 else {}
         receipts = [json.load(open(f)) for f in sys.argv[3:]]
         code = verify(sys.argv[1], {id: bytes.fromhex(k) for id, k in keys.items()}, [r.get('anchor', r) for r in receipts])
-    except Tampered as problem: print('tampered:', problem); code = 10
+    except (Tampered, ValueError, KeyError, TypeError) as problem: print('tampered:', problem); code = 10
     print('verdict', code); sys.exit(code)
