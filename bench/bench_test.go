@@ -56,7 +56,7 @@ func TestAVerdictIsMissedAboveItsLimitAndNotServedIsNeverMet(t *testing.T) {
 		{125, "", "", "met"}, {126, "", "", "MISSED"},
 		{100, "not served yet", "", "not served yet"}, {100, "", "it broke", "MISSED"},
 	} {
-		r := newResult(scenario{id: "X", base: reference.Minimal, checks: []check{cpuRatio(1.25)}})
+		r := newResult(scenario{id: "X", base: reference.Minimal, checks: []check{cpuRatio(1.25, reference.Minimal)}})
 		r.figures = []figures{turnOf(reference.Minimal, 100, 50, 200), turnOf(standinName, c.standin, 1, 2*c.standin)}
 		r.unserved, r.failed = c.unserved, c.failed
 		r.judge()

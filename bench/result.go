@@ -135,9 +135,9 @@ type check struct {
 // cpuTime is what the first figure is called.
 const cpuTime = "CPU time"
 
-func cpuRatio(limit float64) check {
+func cpuRatio(limit float64, base string) check {
 	return check{
-		what: cpuTime, target: fmt.Sprintf("≤ %g × minimal", limit), format: "%.2f × minimal", limit: limit,
+		what: cpuTime, target: fmt.Sprintf("≤ %g × %s", limit, base), format: "%.3f × " + base, limit: limit,
 		value: func(r *result) (float64, float64) {
 			ratio := r.against(standinName, cpuOf)
 			return ratio, ratio
@@ -145,9 +145,9 @@ func cpuRatio(limit float64) check {
 	}
 }
 
-func latencyRatio(limit float64) check {
+func latencyRatio(limit float64, base string) check {
 	return check{
-		what: "p50", target: fmt.Sprintf("≤ %g × minimal", limit), format: "%.2f × minimal", limit: limit,
+		what: "p50", target: fmt.Sprintf("≤ %g × %s", limit, base), format: "%.3f × " + base, limit: limit,
 		value: func(r *result) (float64, float64) {
 			ratio := r.against(standinName, p50Of)
 			return ratio, ratio
@@ -160,7 +160,7 @@ func latencyRatio(limit float64) check {
 // tails, so that a disk that others keep busy does not decide.
 func tailWithWrite(limit float64) check {
 	return check{
-		what: "p99", target: fmt.Sprintf("≤ %g × (minimal + one durable write)", limit), format: "%.2f × (minimal + write)",
+		what: "p99", target: fmt.Sprintf("≤ %g × (minimal + one durable write)", limit), format: "%.3f × (minimal + write)",
 		limit: limit, writes: true,
 		value: func(r *result) (float64, float64) {
 			base := r.of(r.base).each(p99Of)

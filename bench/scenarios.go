@@ -39,7 +39,7 @@ func scenarios() []scenario {
 		{
 			id: "B", work: "a new tunnel for every request, leaf cached", bearer: true,
 			job:    load.Job{Kind: load.Fresh, Workers: 8, Path: upstream.Small},
-			checks: []check{cpuRatio(1.25)},
+			checks: []check{cpuRatio(1.25, reference.Minimal)},
 		},
 		{
 			id: "C", work: "a new host for every request, leaf issued", bearer: true, rules: rulesHosts,
@@ -47,14 +47,14 @@ func scenarios() []scenario {
 			round:  load.Round{Limit: 200},
 			short:  load.Round{Limit: 100},
 			warm:   load.Round{Limit: 20},
-			checks: []check{cpuRatio(1.1)},
+			checks: []check{cpuRatio(1.1, reference.Minimal)},
 		},
 		{
 			id: "D1", work: "POST 1 MiB of JSON, placeholder near its end",
 			job: load.Job{
 				Kind: load.Keep, Workers: 4, Method: "POST", Path: upstream.JSON, Body: load.Body{Size: mebibyte},
 			},
-			checks: []check{cpuRatio(1.6)},
+			checks: []check{cpuRatio(1.6, reference.Minimal)},
 		},
 		{
 			id: "D64", work: "POST a stream of 64 MiB, placeholder in the body", later: true, rules: rulesBody,
@@ -64,7 +64,7 @@ func scenarios() []scenario {
 			round:  load.Round{Limit: 3},
 			short:  load.Round{Limit: 1},
 			warm:   load.Round{Limit: 1},
-			checks: []check{cpuRatio(1.3), memoryGrowth(16)},
+			checks: []check{cpuRatio(1.3, reference.Minimal), memoryGrowth(16)},
 		},
 		{
 			id: "E64", work: "GET 64 MiB, scrubbed", bearer: true, scrubbed: true,
@@ -72,12 +72,12 @@ func scenarios() []scenario {
 			round:  load.Round{Limit: 3},
 			short:  load.Round{Limit: 1},
 			warm:   load.Round{Limit: 1},
-			checks: []check{cpuRatio(1.3), memoryGrowth(16)},
+			checks: []check{cpuRatio(1.3, reference.Minimal), memoryGrowth(16)},
 		},
 		{
 			id: "F", work: "server-sent events every 2 ms, scrubbed: latency of an event", bearer: true,
 			job:    load.Job{Kind: load.Events, Workers: 1, Path: upstream.Events + "?every=2ms"},
-			checks: []check{latencyRatio(1.15)},
+			checks: []check{latencyRatio(1.15, reference.Minimal)},
 		},
 		{id: "G", work: "idle memory, 1,000 idle tunnels, start to first answer", bearer: true, measure: atRest,
 			job: load.Job{Kind: load.Keep, Workers: 1000, Path: upstream.Small}},
@@ -85,7 +85,7 @@ func scenarios() []scenario {
 			id: "I", work: "100 streams of HTTP/2 in one tunnel", bearer: true,
 			base: reference.MinimalH2, others: []string{reference.MinimalH2},
 			job:    load.Job{Kind: load.Streams, Workers: 100, Path: upstream.Small},
-			checks: []check{cpuRatio(1.25)},
+			checks: []check{cpuRatio(1.25, reference.MinimalH2)},
 		},
 		{id: "J", work: "standin run -- true: wall time besides true and unlocking", measure: commands},
 	}
@@ -99,7 +99,7 @@ func keepAlive(connections int) scenario {
 	s := scenario{
 		id: fmt.Sprintf("A%d", connections), work: fmt.Sprintf("keep-alive GET, %d connections", connections), bearer: true,
 		job:    load.Job{Kind: load.Keep, Workers: connections, Path: upstream.Small},
-		checks: []check{cpuRatio(1.25), tailWithWrite(1.5)},
+		checks: []check{cpuRatio(1.25, reference.Minimal), tailWithWrite(1.5)},
 	}
 	if connections == 16 {
 		s.others = []string{reference.MinimalH2} // shows what the protocol towards the upstream costs
