@@ -164,6 +164,7 @@ type Body struct {
 	in      []byte // what has come and is not settled
 	out     []byte // what is scrubbed and not yet read
 	scratch []byte
+	window  int
 	err     error
 }
 
@@ -186,19 +187,30 @@ func (r *Body) Read(p []byte) (int, error) {
 		if len(p) == 0 {
 			return 0, nil
 		}
-		r.fill(len(p))
+		r.fill()
 	}
 	n := copy(p, r.out)
 	r.out = r.out[n:]
 	return n, nil
 }
 
+// The window through which a body is read begins small, since most bodies are,
+// and grows with what comes.
+const (
+	firstWindow = 2 << 10
+	lastWindow  = 64 << 10
+)
+
 // fill reads once and scrubs what has come.
-func (r *Body) fill(size int) {
+func (r *Body) fill() {
 	kept := len(r.in)
-	r.in = slices.Grow(r.in, max(size, 512))[:kept+max(size, 512)]
+	r.window = max(r.window, firstWindow)
+	r.in = slices.Grow(r.in, r.window)[:kept+r.window]
 	n, err := r.src.Read(r.in[kept:])
 	r.in = r.in[:kept+n]
+	if n == r.window {
+		r.window = min(4*r.window, lastWindow)
+	}
 	r.err = err
 	out, settled := r.s.pass(r.scratch[:0], r.in, err != nil)
 	r.out, r.scratch = out, out
@@ -211,7 +223,7 @@ func (r *Body) Finish() bool {
 	if r.err == nil {
 		rest := r.out
 		r.scratch = nil // rest lies in it
-		r.fill(0)
+		r.fill()
 		r.out = append(rest, r.out...)
 	}
 	return r.err == io.EOF

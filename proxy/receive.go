@@ -111,6 +111,10 @@ func (x *exchange) copyTrailer(trailer http.Header) error {
 
 var errClientGone = errors.New("the client is gone")
 
+// smallAnswer is what fits the socket's own buffer: a client that does not read
+// it stalls nobody.
+const smallAnswer = 4 << 10
+
 // buffers are windows for bodies under way.
 var buffers = sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}
 
@@ -140,7 +144,8 @@ func (x *exchange) copyBody(resp *http.Response, scrubber *grant.Scrubber) (int6
 			x.settleLength(resp, body, n, source)
 			x.w.WriteHeader(resp.StatusCode)
 		}
-		if now := time.Now(); n > 0 && deadline.Sub(now) < stallTimeout/2 {
+		whole := err == io.EOF || source.n == resp.ContentLength
+		if now := time.Now(); n > 0 && !(whole && n < smallAnswer) && deadline.Sub(now) < stallTimeout/2 {
 			deadline = now.Add(stallTimeout)
 			flow.SetWriteDeadline(deadline)
 		}
