@@ -242,8 +242,8 @@ func (c *cursor) close() {
 type matcher struct {
 	f            Filter
 	since, until []byte
-	needles      [][]byte // all must be there
-	types        [][]byte // one of them
+	needles      [][]byte        // all must be there
+	types        [][]byte        // one of them
 	awaited      map[string]bool // requests whose substitution was selected, until their result
 	decoded      Entry
 }

@@ -195,11 +195,13 @@ func (w *walk) segment(n int, next *head) error {
 			return nil
 		case errors.Is(err, io.EOF):
 			return w.problem(n, fmt.Sprintf("ends after record %d, but the next segment begins with record %d", w.chain.seq-1, next.Seq))
-		case errors.Is(err, io.ErrUnexpectedEOF) && next == nil && len(text) <= maxLine:
+		case errors.Is(err, io.ErrUnexpectedEOF) && next == nil && len(text) <= maxLine && !w.sealed:
 			w.report.Torn = !w.report.Running
 			return nil
+		case errors.Is(err, io.ErrUnexpectedEOF):
+			return w.problemAt(n, w.chain.seq, "is unfinished, though the stream goes on or has its seal")
 		case err != nil:
-			return w.problem(n, fmt.Sprintf("record %d: cannot be read: %v", w.chain.seq, plainError(err)))
+			return w.problemAt(n, w.chain.seq, fmt.Sprintf("cannot be read: %v", plainError(err)))
 		}
 		if err := w.record(n, text); err != nil {
 			return err
@@ -335,7 +337,11 @@ func (w *walk) finish() {
 			r.warnings = append(r.warnings, "an anchor in the journal does not check")
 		case f.soft && w.wasGivenUp(f.seq):
 		default:
-			w.problemAt(0, last+1, fmt.Sprintf("and those up to %d were cut off: %s knows of them", f.seq, f.from))
+			what := fmt.Sprintf("was cut off: %s knows of it", f.from)
+			if f.seq > last+1 {
+				what = fmt.Sprintf("and those up to %d were cut off: %s knows of them", f.seq, f.from)
+			}
+			w.problemAt(0, last+1, what)
 		}
 	}
 }

@@ -259,7 +259,12 @@ func makeVectors(t *testing.T) {
 	variant("tail", "the end cut off, against a receipt", Tampered, true, edit(end, func(l [][]byte) []byte { return join(l[:2]) }))
 	variant("stream", "a whole stream removed", Tampered, true, func(dir string) { os.Remove(filepath.Join(dir, base(0))) })
 	variant("segment", "a segment removed", Tampered, true, func(dir string) { os.Remove(filepath.Join(dir, base(1))) })
-	variant("torn", "an unfinished last line", Torn, true, edit(end, func(l [][]byte) []byte { return join(append(l, []byte(`{"seq":99,"ti`))) }))
+	variant("behind", "bytes behind the seal", Tampered, true, edit(end, func(l [][]byte) []byte { return join(append(l, []byte(`{"seq":99,"ti`))) }))
+	variant("torn", "an unfinished last line", Torn, true, edit(end, func(l [][]byte) []byte {
+		all := join(l)
+		return all[:len(all)-100]
+	}))
+	verdicts[len(verdicts)-1].Receipts = nil
 	save(t, "verdicts.json", verdicts)
 	for _, log := range []string{"whole", "clean"} {
 		os.Remove(filepath.Join(vectors, log, lockName))

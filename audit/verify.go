@@ -352,8 +352,19 @@ func (v *verifier) prove() {
 	}
 }
 
+// unique drops what is said twice: one loss shows in several commitments.
+func unique(problems []Problem) (kept []Problem) {
+	for _, p := range problems {
+		if !slices.Contains(kept, p) {
+			kept = append(kept, p)
+		}
+	}
+	return kept
+}
+
 func (v *verifier) judge() {
 	r := v.report
+	r.Problems = unique(r.Problems)
 	slices.Sort(r.Warnings)
 	r.Warnings = slices.Compact(r.Warnings)
 	torn, open := false, len(r.Streams) == 0 || v.unchecked

@@ -207,9 +207,9 @@ func (p *program) printReport(r *audit.Report, export bool) {
 		}
 		switch {
 		case s.Live:
-			fmt.Fprintf(p.out, "  anchored by its gateway, which is running, up to record %d\n", s.Anchored)
+			fmt.Fprintf(p.out, "  anchored up to record %d by its gateway, which is running\n", s.Anchored)
 		case s.Anchored > 0:
-			fmt.Fprintf(p.out, "  anchored by %s up to record %d; %d records lie after it\n", shown(s.AnchorBy), s.Anchored, s.Unproven)
+			fmt.Fprintf(p.out, "  anchored up to record %d by %s; %d lie after it\n", s.Anchored, shown(s.AnchorBy), s.Unproven)
 		}
 		if s.GivenUp > 0 {
 			fmt.Fprintf(p.out, "  %d bytes were left behind by writes that failed; nothing vouches for them\n", s.GivenUp)
@@ -237,7 +237,7 @@ func (p *program) printReport(r *audit.Report, export bool) {
 		fmt.Fprintln(p.out, "not checked: who opened the streams (--vault)")
 	}
 	if r.Code == audit.Whole {
-		fmt.Fprintf(p.out, "whole: %d records in %d streams\n", r.Records, len(r.Streams))
+		fmt.Fprintf(p.out, "whole: every record (%d), in every stream (%d), up to the end\n", r.Records, len(r.Streams))
 	}
 }
 

@@ -47,7 +47,7 @@ func (t *auditTable) add(e *audit.Entry) error {
 			return t.print(false)
 		}
 	}
-	row := &auditRow{cells: [6]string{shownTime(e.Time), shown(e.Session), processOf(e), whatOf(e), whereOf(e), outcomeOf(e)}, key: key}
+	row := &auditRow{cells: [6]string{shownTime(e.Time), dash(shown(e.Session)), processOf(e), whatOf(e), whereOf(e), outcomeOf(e)}, key: key}
 	if e.Type == audit.TypeSubstitute && e.ID != "" {
 		row.waiting = true
 		t.waiting[key] = row
@@ -115,6 +115,14 @@ func whatOf(e *audit.Entry) string {
 		parts = e.Secrets
 	}
 	what := strings.ReplaceAll(e.Type, "_", " ")
+	switch e.Type {
+	case "stream":
+		what = "log opened"
+	case "seal":
+		what = "log sealed"
+	case "segment":
+		what = "log continued"
+	}
 	if e.Count > 1 {
 		what = fmt.Sprintf("%s ×%d", what, e.Count)
 	}
@@ -135,10 +143,15 @@ func whereOf(e *audit.Entry) string {
 	if e.Method != "" {
 		where = e.Method + " " + where
 	}
-	if where += e.Path; where == "" {
+	return dash(shown(where + e.Path))
+}
+
+// dash stands where there is nothing, so that columns can be counted.
+func dash(s string) string {
+	if s == "" {
 		return "-"
 	}
-	return shown(where)
+	return s
 }
 
 func outcomeOf(e *audit.Entry) string {
@@ -158,7 +171,7 @@ func outcomeOf(e *audit.Entry) string {
 	if e.Duration > 0 {
 		parts = append(parts, e.Duration.Round(time.Millisecond/10).String())
 	}
-	return shown(strings.Join(parts, ", "))
+	return dash(shown(strings.Join(parts, ", ")))
 }
 
 func shownTime(t time.Time) string {
