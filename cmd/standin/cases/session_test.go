@@ -57,6 +57,10 @@ type Start struct {
 	Env     []string // more variables of the user's environment
 	Program string   // another build of the program
 	Cores   bool     // without a limit on the size of core files
+	// Change has its way with the command line before it is started, Began with
+	// the process before anybody waits for it.
+	Change func(*exec.Cmd)
+	Began  func(*exec.Cmd)
 }
 
 // S1 is granted everything.
@@ -108,14 +112,17 @@ func (c *Case) Start(o Start) *Session {
 		s.cmd.Args = append([]string{"sh", "-c", `ulimit -c unlimited; exec "$0" "$@"`}, append([]string{s.cmd.Path}, s.cmd.Args[1:]...)...)
 		s.cmd.Path = "/bin/sh"
 	}
-	s.launch()
+	if o.Change != nil {
+		o.Change(s.cmd)
+	}
+	s.launch(o.Began)
 	c.sessions[o.Name] = s
 	c.order = append(c.order, s)
 	return s
 }
 
 // launch starts the program and reads what its command says of itself.
-func (s *Session) launch() {
+func (s *Session) launch(began func(*exec.Cmd)) {
 	c := s.c
 	c.Helper()
 	s.out, s.errs = newLockedBuffer(), newLockedBuffer()
@@ -128,6 +135,9 @@ func (s *Session) launch() {
 	s.cmd.WaitDelay = 500 * time.Millisecond // a command that outlives its gateway holds the pipes
 	if err := s.cmd.Start(); err != nil {
 		c.Fatalf("start %s: %v", s.Name, err)
+	}
+	if began != nil {
+		began(s.cmd)
 	}
 	go func() {
 		_ = s.cmd.Wait()
