@@ -5,6 +5,7 @@ import "time"
 const (
 	floodBurst  = 200 // refusals of one session that are listed one by one, at once
 	floodRate   = 10  // and then, a second
+	relayed     = 10  // times as many passthrough tunnels: they are work that was allowed, and cost the client more
 	floodEvery  = time.Second
 	maxSessions = 4096 // sessions whose floods are told apart
 	maxCounts   = 64   // kinds of refusals that are told apart in a session
@@ -20,9 +21,10 @@ type flood struct {
 }
 
 type refusals struct {
-	tokens float64
-	at     time.Time
-	counts map[refusal]*Record
+	tokens  float64
+	tunnels float64
+	at      time.Time
+	counts  map[refusal]*Record
 }
 
 // A refusal is what records of one summary have in common. Hosts are not part of it: a client can make up any number.
@@ -47,14 +49,20 @@ func (f *flood) counts(r *Record, now time.Time) bool {
 			key = ""
 		}
 		if s = f.sessions[key]; s == nil {
-			s = &refusals{tokens: floodBurst, at: now, counts: map[refusal]*Record{}}
+			s = &refusals{tokens: floodBurst, tunnels: relayed * floodBurst, at: now, counts: map[refusal]*Record{}}
 			f.sessions[key] = s
 		}
 	}
-	s.tokens = min(floodBurst, s.tokens+now.Sub(s.at).Seconds()*floodRate)
+	earned := now.Sub(s.at).Seconds() * floodRate
+	s.tokens = min(floodBurst, s.tokens+earned)
+	s.tunnels = min(relayed*floodBurst, s.tunnels+relayed*earned)
 	s.at = now
-	if s.tokens >= 1 && !f.low {
-		s.tokens--
+	left := &s.tokens
+	if r.Type == TypePassthrough {
+		left = &s.tunnels
+	}
+	if *left >= 1 && !f.low {
+		*left--
 		return false
 	}
 	f.count(s, key, r)

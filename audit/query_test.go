@@ -2,12 +2,10 @@ package audit
 
 import (
 	"bytes"
-	"context"
 	"crypto/hmac"
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -219,24 +217,6 @@ func TestAnExportVerifiesByItself(t *testing.T) {
 	if found < 50 {
 		t.Errorf("only %d changes were tried", found)
 	}
-}
-
-func TestAMarkGoesToTheJournal(t *testing.T) {
-	journal, lines := fakeJournal(t)
-	h := newHouse(t)
-	l := h.open(t, Config{Journal: journal})
-	a, err := l.Mark(context.Background())
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.Close()
-	anchors, err := ParseJournal(strings.NewReader("noise\n" + lines() + lines() + `x {"stream":"nonsense"}` + "\n"))
-	if err != nil || len(anchors) != 2 || anchors[0].Seq != a.Seq || anchors[1].H != l.Anchor().H {
-		t.Fatalf("%+v, %v", anchors, err)
-	}
-	h.wants(t, Whole, anchors...)
-	os.Remove(h.files(t)[0])
-	h.wants(t, Unproven, anchors...) // nothing is left that could show whether the anchor is genuine: a warning
 }
 
 func TestReceiptsAreReadStrictly(t *testing.T) {

@@ -3,8 +3,11 @@
 package audit
 
 import (
+	"context"
 	"net"
+	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -35,4 +38,22 @@ func fakeJournal(t testing.TB) (*Journal, func() string) {
 		}
 		return string(buf[:n]) + "\n"
 	}
+}
+
+func TestAMarkGoesToTheJournal(t *testing.T) {
+	journal, lines := fakeJournal(t)
+	h := newHouse(t)
+	l := h.open(t, Config{Journal: journal})
+	a, err := l.Mark(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	anchors, err := ParseJournal(strings.NewReader("noise\n" + lines() + lines() + `x {"stream":"nonsense"}` + "\n"))
+	if err != nil || len(anchors) != 2 || anchors[0].Seq != a.Seq || anchors[1].H != l.Anchor().H {
+		t.Fatalf("%+v, %v", anchors, err)
+	}
+	h.wants(t, Whole, anchors...)
+	os.Remove(h.files(t)[0])
+	h.wants(t, Unproven, anchors...) // nothing is left that could show whether the anchor is genuine: a warning
 }
