@@ -84,10 +84,10 @@ func (p *program) auditVerify(cmd *cobra.Command, v *auditVerify) error {
 		defer in.Close()
 		report, err = audit.VerifyExport(in, o)
 		if err != nil {
-			return err
+			return withAuditHint(err)
 		}
 	} else if report, err = audit.Verify(h.Audit(), o); err != nil {
-		return err
+		return withAuditHint(err)
 	}
 	if v.json {
 		if err := printJSON(p.out, report); err != nil {
@@ -180,7 +180,7 @@ func (p *program) auditPrintKeys(h home, recovery string) error {
 	}
 	keys, err := audit.FirstKeys(h.Audit(), recovery)
 	if err != nil {
-		return err
+		return withAuditHint(err)
 	}
 	for _, k := range keys {
 		fmt.Fprintf(p.out, "%s %s\n", k.Stream, k.Key)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"path"
 	"slices"
 	"strings"
@@ -15,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"standin/audit"
+	"standin/audit/segment"
 )
 
 // auditShow are the flags of "audit show".
@@ -82,14 +84,38 @@ func (p *program) auditShow(cmd *cobra.Command, s *auditShow) error {
 		err = audit.Query(h.Audit(), s.filter, t.add)
 		t.flush()
 	}
-	return p.auditRead(err)
+	return withAuditHint(err)
 }
 
-// auditRead turns lines that could not be read into a warning: the others were shown.
-func (p *program) auditRead(err error) error {
-	var malformed *audit.MalformedError
-	if errors.As(err, &malformed) {
-		return &hinted{err, "find out what happened: standin audit verify"}
+// auditHint says what to type about an error of the log.
+func auditHint(err error) string {
+	var (
+		malformed *audit.MalformedError
+		mode      *segment.ModeError
+		lost      *segment.LostError
+		key       *audit.KeyError
+	)
+	switch {
+	case errors.As(err, &malformed):
+		return "find out what happened: standin audit verify"
+	case errors.As(err, &mode):
+		return mode.Fix
+	case errors.As(err, &lost):
+		return "put it back as it was, or end the gateway and look: standin audit verify"
+	case errors.As(err, &key) && key.Key == "recovery":
+		return "take the key that \"standin vault init\" handed over once, for this vault: AGE-SECRET-KEY-1…"
+	case errors.Is(err, segment.ErrLocked):
+		return "end the gateways of this home first: standin session list"
+	case errors.Is(err, fs.ErrNotExist):
+		return "a log begins with the first \"standin run\"; is --home right?"
+	}
+	return ""
+}
+
+// withAuditHint adds what to type to an error of the log.
+func withAuditHint(err error) error {
+	if text := auditHint(err); err != nil && text != "" {
+		return &hinted{err, text}
 	}
 	return err
 }

@@ -52,7 +52,7 @@ func (p *program) auditTail(dir string, n int, follow, asJSON bool) error {
 	if follow && errors.Is(err, fs.ErrNotExist) {
 		err = nil // there will be one when the first gateway starts
 	}
-	malformed := p.auditRead(err)
+	malformed := withAuditHint(err)
 	for i := range last {
 		if err := show(&last[i]); err != nil {
 			return err
@@ -134,13 +134,13 @@ check them without the rest: standin audit verify --export FILE.`,
 				return usageError("--until: %w", err)
 			}
 			if out == "" {
-				return audit.Export(h.Audit(), stream, from, to, p.out)
+				return withAuditHint(audit.Export(h.Audit(), stream, from, to, p.out))
 			}
 			f, err := os.OpenFile(out, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 			if err != nil {
 				return fmt.Errorf("export audit: %w", err)
 			}
-			return errors.Join(audit.Export(h.Audit(), stream, from, to, f), f.Sync(), f.Close())
+			return withAuditHint(errors.Join(audit.Export(h.Audit(), stream, from, to, f), f.Sync(), f.Close()))
 		},
 	}
 	cmd.Flags().StringVar(&since, "since", "", "from `TIME` on, as in \"standin audit show\"")
@@ -177,7 +177,7 @@ is deleted. It refuses while a gateway is running, and it opens the vault.`,
 				err = errors.Join(err, l.Close())
 			}
 			if err != nil {
-				return err
+				return withAuditHint(err)
 			}
 			fmt.Fprintf(p.out, "moved to %s\n", archive)
 			return nil
