@@ -13,6 +13,8 @@ import (
 const (
 	reserveAhead = 256 << 10   // half of it is always there for substitutions
 	noteRetry    = time.Second // between attempts that only notes wait for
+	gatherPause  = 100 * time.Microsecond
+	gatherLooks  = 8
 
 	endedFull   = "full" // why a segment was followed by another
 	endedFailed = "failed"
@@ -39,6 +41,7 @@ type writer struct {
 	file   file        // nil after a failure
 	lost   bool        // file is not where it was; nothing is written until it is back
 	number int         // of the segment
+	crowd  int         // how many waited for the batch before
 	chain  *chain
 
 	kept    batch // notes of batches that failed
@@ -96,6 +99,11 @@ func (w *writer) run() {
 			l.mu.Unlock()
 			continue
 		}
+		if b.waiting > 0 && w.crowd > 1 && !closing {
+			w.gather()
+			b = l.pending
+		}
+		w.crowd = b.waiting
 		l.pending, spare = spare, b
 		l.room.Broadcast()
 		l.mu.Unlock()
@@ -103,6 +111,23 @@ func (w *writer) run() {
 		b.reset()
 		if closing {
 			l.closeErr = err
+			return
+		}
+	}
+}
+
+// gather waits while more of those who were released together come back, so
+// that they share a write again: the first to return would else have the disk
+// to itself, and the others wait for it. It is called with mu held, and only
+// where the batch before was shared.
+func (w *writer) gather() {
+	l := w.log
+	for range gatherLooks {
+		before := l.pending.waiting
+		l.mu.Unlock()
+		time.Sleep(gatherPause)
+		l.mu.Lock()
+		if l.pending.waiting == before || l.closing {
 			return
 		}
 	}
