@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"standin/audit"
 	"standin/grant"
 	"standin/vault"
 )
@@ -56,6 +57,8 @@ type gatewayStatus struct {
 	Descriptors int    `json:"descriptors"`
 	Tunnels     int    `json:"tunnels"`
 	Sessions    int    `json:"sessions"`
+	// Anchor lets "audit verify" see how far a live log has come.
+	Anchor audit.Anchor `json:"anchor"`
 }
 
 // socketDir is the folder of the control sockets.
@@ -146,7 +149,7 @@ func (c *control) status(w http.ResponseWriter, _ *http.Request) {
 	n := len(c.sessions)
 	c.mu.Unlock()
 	answerJSON(w, gatewayStatus{PID: os.Getpid(), Version: version, Goroutines: runtime.NumGoroutine(),
-		Descriptors: openDescriptors(), Tunnels: c.g.proxy.Tunnels(), Sessions: n})
+		Descriptors: openDescriptors(), Tunnels: c.g.proxy.Tunnels(), Sessions: n, Anchor: c.g.record.Anchor()})
 }
 
 // openDescriptors counts this process's descriptors, -1 where that is not known.
