@@ -16,7 +16,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"standin/audit"
-	"standin/audit/segment"
 )
 
 // auditShow are the flags of "audit show".
@@ -87,35 +86,10 @@ func (p *program) auditShow(cmd *cobra.Command, s *auditShow) error {
 	return withAuditHint(err)
 }
 
-// auditHint says what to type about an error of the log.
-func auditHint(err error) string {
-	var (
-		malformed *audit.MalformedError
-		mode      *segment.ModeError
-		lost      *segment.LostError
-		key       *audit.KeyError
-	)
-	switch {
-	case errors.As(err, &malformed):
-		return "find out what happened: standin audit verify"
-	case errors.As(err, &mode):
-		return mode.Fix
-	case errors.As(err, &lost):
-		return "put it back as it was, or end the gateway and look: standin audit verify"
-	case errors.As(err, &key) && key.Key == "recovery":
-		return "take the key that \"standin vault init\" handed over once, for this vault: AGE-SECRET-KEY-1…"
-	case errors.Is(err, segment.ErrLocked):
-		return "end the gateways of this home first: standin session list"
-	case errors.Is(err, fs.ErrNotExist):
-		return "a log begins with the first \"standin run\"; is --home right?"
-	}
-	return ""
-}
-
-// withAuditHint adds what to type to an error of the log.
+// withAuditHint adds what to type where there is no log.
 func withAuditHint(err error) error {
-	if text := auditHint(err); err != nil && text != "" {
-		return &hinted{err, text}
+	if errors.Is(err, fs.ErrNotExist) {
+		return &hinted{err, "a log begins with the first \"standin run\"; is --home right?"}
 	}
 	return err
 }

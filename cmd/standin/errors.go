@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"standin/audit"
+	"standin/audit/segment"
 	"standin/launch"
 	"standin/rules"
 	"standin/vault"
@@ -25,7 +26,7 @@ func hint(err error) string {
 	if errors.As(err, &known) {
 		return known.text
 	}
-	for _, by := range []func(error) string{sourceHint, vaultHint, policyHint, runHint} {
+	for _, by := range []func(error) string{sourceHint, vaultHint, policyHint, logHint, runHint} {
 		if text := by(err); text != "" {
 			return text
 		}
@@ -114,12 +115,38 @@ func policyHint(err error) string {
 	return ""
 }
 
+// logHint is for the audit log.
+func logHint(err error) string {
+	var (
+		down      *audit.UnavailableError
+		malformed *audit.MalformedError
+		key       *audit.KeyError
+		mode      *segment.ModeError
+		lost      *segment.LostError
+	)
+	switch {
+	case errors.As(err, &mode):
+		return mode.Fix
+	case errors.As(err, &lost):
+		return "put it back as it was, or end the gateway and look: standin audit verify"
+	case errors.Is(err, segment.ErrLocked):
+		return "end the gateways of this home first: standin session list"
+	case errors.As(err, &down):
+		return "df -h " + shellWord(down.Path)
+	case errors.As(err, &malformed):
+		return "find out what happened: standin audit verify"
+	case errors.As(err, &key) && key.Key == "recovery":
+		return "take the key that \"standin vault init\" handed over once, for this vault: AGE-SECRET-KEY-1…"
+	case errors.As(err, &key):
+		return "standin vault status"
+	}
+	return ""
+}
+
 // runHint is for what keeps a command from starting.
 func runHint(err error) string {
 	var (
 		start   *launch.StartError
-		log     *audit.UnavailableError
-		key     *audit.KeyError
 		session *unknownSessionError
 	)
 	switch {
@@ -127,10 +154,6 @@ func runHint(err error) string {
 		return "check the name and $PATH; what follows \"--\" is run as it stands, without a shell"
 	case errors.As(err, &start):
 		return "check that the file is a program and may be executed"
-	case errors.As(err, &log):
-		return "df -h " + log.Path
-	case errors.As(err, &key):
-		return "standin vault status"
 	case errors.As(err, &session):
 		return "standin session list"
 	}
