@@ -123,16 +123,24 @@ func (k *clock) take(pid int) error {
 	return unix.PtraceDetach(pid)
 }
 
+// step lets the process execute one instruction. A signal that arrives just
+// then, as Go's own do, stops it before that and is dropped.
 func (k *clock) step(pid int) error {
-	if err := unix.PtraceSingleStep(pid); err != nil {
-		return err
+	for {
+		if err := unix.PtraceSingleStep(pid); err != nil {
+			return err
+		}
+		var status unix.WaitStatus
+		if _, err := unix.Wait4(pid, &status, unix.WALL, nil); err != nil {
+			return err
+		}
+		if !status.Stopped() {
+			return fmt.Errorf("the process ended")
+		}
+		if status.StopSignal() == unix.SIGTRAP {
+			return nil
+		}
 	}
-	var status unix.WaitStatus
-	_, err := unix.Wait4(pid, &status, unix.WALL, nil)
-	if err == nil && !status.Stopped() {
-		err = fmt.Errorf("the process ended")
-	}
-	return err
 }
 
 // change maps the file into the process and leads its clock there.

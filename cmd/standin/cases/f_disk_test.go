@@ -1,0 +1,179 @@
+//go:build linux
+
+package cases
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// smallDisk mounts a file system of that size, which only the session sees, in
+// the place of a folder. Its outside is an empty folder of ours.
+func smallDisk(folder, size string) func(*exec.Cmd) {
+	return func(cmd *exec.Cmd) {
+		const script = `mount -t tmpfs -o "size=$0,mode=700" small "$1" && shift && exec "$@"`
+		cmd.Args = append([]string{"sh", "-c", script, size, folder, cmd.Path}, cmd.Args[1:]...)
+		cmd.Path = "/bin/sh"
+		cmd.SysProcAttr = &syscall.SysProcAttr{
+			Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
+			UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}},
+			GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}},
+		}
+	}
+}
+
+// fill writes until nothing more goes in, and returns how to make room again.
+func (c *Case) fill(dir string) (empty func()) {
+	c.Helper()
+	path := filepath.Join(dir, "filler")
+	file, err := os.Create(path)
+	if err != nil {
+		c.Fatal(err)
+	}
+	defer file.Close()
+	for block := make([]byte, 64<<10); len(block) > 0; {
+		if _, err := file.Write(block); err != nil {
+			block = block[:len(block)/2]
+		}
+	}
+	return func() {
+		if err := os.Remove(path); err != nil {
+			c.Fatal(err)
+		}
+	}
+}
+
+func theDiskIsFull(c *Case) {
+	c.NoGateway()
+	c.U1.HTTP1()
+	folder := filepath.Join(c.Home, "audit")
+	if err := os.Mkdir(folder, 0o700); err != nil {
+		c.Fatal(err)
+	}
+	s := c.Start(Start{Name: "S1", Change: smallDisk(folder, "1m")})
+	inside := procFile(s.Gateway, "root"+folder)
+	disk, err := os.Open(inside)
+	if err != nil {
+		c.Fatal(err)
+	}
+	defer disk.Close()
+	inside = fmt.Sprintf("/proc/self/fd/%d", disk.Fd())
+
+	t := s.Tunnel(api)
+	asked := 0
+	ask := func() *Response {
+		asked++
+		t.Send(get(fmt.Sprintf("/user/%d", asked), api, bearer(c.P)))
+		return t.Response("GET")
+	}
+	c.Status(ask(), 200)
+	served := 1
+	for range 2 {
+		empty := c.fill(inside)
+		// What was set aside for substitutions is used up first.
+		var r *Response
+		for r = ask(); r.Status == 200 && served < 5000; r = ask() {
+			served++
+		}
+		c.Refused(r, 503, "audit_unavailable")
+		for range 3 {
+			c.Refused(ask(), 503, "audit_unavailable")
+		}
+		// Requests without a secret need no record before they leave.
+		t.Send(get("/plain", api))
+		c.Status(t.Response("GET"), 200)
+		c.arrivedOf(served)
+		// Room again, service again, without a new start.
+		empty()
+		began := time.Now()
+		c.Eventually("the gateway serves again", func() bool { return ask().Status == 200 })
+		served++
+		if took := time.Since(began); took > 2*time.Second {
+			c.Errorf("it served again after %v", took)
+		}
+		c.arrivedOf(served)
+	}
+	c.failingWrites(s, &served, ask)
+	c.Equal(s.End(), 0)
+	// For verify, and whoever looks later, the files come out.
+	files, err := filepath.Glob(filepath.Join(inside, "*.jsonl"))
+	if err != nil || len(files) < 2 {
+		c.Errorf("the log has the files %q: %v", files, err)
+	}
+	for _, from := range files {
+		data, err := os.ReadFile(from)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(folder, filepath.Base(from)), data, 0o600)
+		}
+		if err != nil {
+			c.Fatal(err)
+		}
+	}
+	c.Recorded(served, Want{"type": "substitute"})
+	if r, rep := c.verify(); r.Code != 12 || len(rep.Problems) > 0 {
+		c.Errorf("the log of a full disk: %s", r.description)
+	}
+}
+
+// arrivedOf asserts that the value left this many times: never without a record.
+func (c *Case) arrivedOf(n int) {
+	c.Helper()
+	if got := bytes.Count([]byte(c.U1.Raw()), []byte(R)); got != n {
+		c.Errorf("%d requests were served, the upstream received the value %d times", n, got)
+	}
+}
+
+// failingWrites lets each write to the log fail from outside, where strace may.
+func (c *Case) failingWrites(s *Session, served *int, ask func() *Response) {
+	c.Helper()
+	tool, err := exec.LookPath("strace")
+	if err != nil || os.Geteuid() != 0 {
+		c.Log("strace is not there, or may not trace the gateway: its half of F09 is left out")
+		return
+	}
+	fds, err := filepath.Glob(procFile(s.Gateway, "fd/*"))
+	if err != nil {
+		c.Fatal(err)
+	}
+	path := ""
+	for _, fd := range fds {
+		if to, _ := os.Readlink(fd); strings.HasSuffix(to, ".jsonl") && to > path {
+			path = to // the newest segment
+		}
+	}
+	cmd := exec.Command(tool, "-f", "-qq", "-o", os.DevNull, "-p", strconv.Itoa(s.Gateway), "-P", path,
+		"-e", "trace=write,pwrite64,writev", "-e", "inject=write,pwrite64,writev:error=ENOSPC")
+	var errs bytes.Buffer
+	cmd.Stderr = &errs
+	if err := cmd.Start(); err != nil {
+		c.Fatal(err)
+	}
+	stop := func() {
+		_ = cmd.Process.Signal(syscall.SIGINT)
+		_, _ = cmd.Process.Wait()
+	}
+	defer stop()
+	traced := func() bool {
+		status, _ := os.ReadFile(procFile(s.Gateway, "status"))
+		return bytes.Contains(status, fmt.Appendf(nil, "TracerPid:\t%d", cmd.Process.Pid))
+	}
+	if !c.Eventually("strace is attached", traced) {
+		_, _ = io.Copy(os.Stderr, &errs)
+		return
+	}
+	r := ask()
+	c.Refused(r, 503, "audit_unavailable")
+	c.arrivedOf(*served)
+	// A segment that failed once is never written again: the next one is another file.
+	c.Eventually("the gateway goes on in a new file", func() bool { return ask().Status == 200 })
+	*served++
+	c.arrivedOf(*served)
+}
