@@ -1,0 +1,4 @@
+#!/bin/sh
+set -eu
+here=$(cd "$(dirname "$0")" && pwd)
+exec standin run --rules "$here/standin.yaml" -- "${1:-legacy-tool}"
