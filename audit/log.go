@@ -42,6 +42,7 @@ type Log struct {
 	room     sync.Cond // signalled when pending was taken
 	pending  *batch
 	armed    bool // due is running
+	enough   int  // how many must wait before the writer, which gathers them, is roused
 	flood    flood
 	drift    time.Duration // wall clock minus monotonic clock at the last record
 	down     error         // why nothing can be written now
@@ -215,6 +216,7 @@ func (l *Log) Append(ctx context.Context, r *Record) error {
 	}
 	counted, err := l.add(r, false)
 	result := l.pending.result
+	rouse := l.pending.waiting >= l.enough
 	l.mu.Unlock()
 	if err != nil {
 		return &UnavailableError{l.dir, err}
@@ -222,7 +224,9 @@ func (l *Log) Append(ctx context.Context, r *Record) error {
 	if counted {
 		return nil
 	}
-	l.signal()
+	if rouse {
+		l.signal()
+	}
 	select {
 	case <-result.done:
 	case <-ctx.Done():

@@ -13,8 +13,8 @@ import (
 const (
 	reserveAhead = 256 << 10   // half of it is always there for substitutions
 	noteRetry    = time.Second // between attempts that only notes wait for
-	gatherPause  = 100 * time.Microsecond
-	gatherLooks  = 8
+	gatherLeast  = 100 * time.Microsecond
+	gatherMost   = time.Millisecond
 
 	endedFull   = "full" // why a segment was followed by another
 	endedFailed = "failed"
@@ -36,12 +36,13 @@ type file interface {
 type writer struct {
 	log    *Log
 	create func(dir, name string) (file, error)
-	dir    os.FileInfo // the directory that the stream was opened in
-	first  file        // kept open: its lock says that the stream is being written
-	file   file        // nil after a failure
-	lost   bool        // file is not where it was; nothing is written until it is back
-	number int         // of the segment
-	crowd  int         // how many waited for the batch before
+	dir    os.FileInfo   // the directory that the stream was opened in
+	first  file          // kept open: its lock says that the stream is being written
+	file   file          // nil after a failure
+	lost   bool          // file is not where it was; nothing is written until it is back
+	number int           // of the segment
+	crowd  int           // how many lately shared a write
+	took   time.Duration // the last write
 	chain  *chain
 
 	kept    batch // notes of batches that failed
@@ -103,11 +104,13 @@ func (w *writer) run() {
 			w.gather()
 			b = l.pending
 		}
-		w.crowd = b.waiting
+		w.crowd = max(b.waiting, w.crowd-w.crowd/8-1)
 		l.pending, spare = spare, b
 		l.room.Broadcast()
 		l.mu.Unlock()
+		began := time.Now()
 		err := w.commit(b)
+		w.took = time.Since(began)
 		b.reset()
 		if closing {
 			l.closeErr = err
@@ -116,21 +119,25 @@ func (w *writer) run() {
 	}
 }
 
-// gather waits while more of those who were released together come back, so
-// that they share a write again: the first to return would else have the disk
-// to itself, and the others wait for it. It is called with mu held, and only
-// where the batch before was shared.
+// gather waits until as many have come as lately shared a write: the first to
+// return would else have the disk to itself, and the others wait for it. It
+// waits for no longer than a write takes or two, so that nobody is later for it
+// than by waiting for the next. It is called with mu held.
 func (w *writer) gather() {
 	l := w.log
-	for range gatherLooks {
-		before := l.pending.waiting
+	l.enough = w.crowd
+	timer := time.NewTimer(min(max(2*w.took, gatherLeast), gatherMost))
+	defer timer.Stop()
+	for late := false; !late && l.pending.waiting < l.enough && !l.closing; {
 		l.mu.Unlock()
-		time.Sleep(gatherPause)
-		l.mu.Lock()
-		if l.pending.waiting == before || l.closing {
-			return
+		select {
+		case <-l.wake:
+		case <-timer.C:
+			late = true
 		}
+		l.mu.Lock()
 	}
+	l.enough = 0
 }
 
 // summaries writes out what was only counted, once a second, and sees to it that this function is called again.
