@@ -12,9 +12,6 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
-// errNameMismatch says that a TLS greeting names another host than the tunnel.
-var errNameMismatch = errors.New("server name is not the host of the tunnel")
-
 // tlsConfigs are what clients are answered with: one configuration for every
 // connection of every session, which asks the connection for the rest.
 type tlsConfigs struct {
@@ -47,7 +44,10 @@ func newTLSConfigs() *tlsConfigs {
 // we know is answered like no list at all, as HTTP/1.1.
 func (c *tlsConfigs) choose(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 	t, ok := hello.Conn.(*tunnel)
-	if !ok || !t.names(hello.ServerName) {
+	if !ok {
+		return c.nothing, nil
+	}
+	if t.misnamed = !t.names(hello.ServerName); t.misnamed {
 		return c.nothing, nil
 	}
 	if slices.Contains(hello.SupportedProtos, "h2") || slices.Contains(hello.SupportedProtos, "http/1.1") {

@@ -29,6 +29,7 @@ type tunnel struct {
 	scheme    string // of the requests inside
 	verdict   rules.Verdict
 	scrub     bool // the session holds a grant at this host
+	misnamed  bool // the TLS greeting names another host
 
 	early []byte // read already, to be read again
 
@@ -172,7 +173,7 @@ func (p *Proxy) noteHandshake(t *tunnel, err error) {
 	var alert tls.AlertError
 	rec := t.record("deny")
 	switch {
-	case errors.Is(err, errNameMismatch):
+	case t.misnamed:
 		rec.Code = "sni_mismatch"
 	case errors.As(err, &alert) || strings.Contains(err.Error(), "remote error"):
 		rec.Type, rec.Reason = "client_rejected_leaf", fixedAlert(err)
