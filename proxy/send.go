@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -47,7 +48,8 @@ func (x *exchange) send(plan *grant.Plan, req *grant.Request, body *sentBody) (*
 		Got1xxResponse: once.inform,
 	}
 	x.sent = true
-	resp, err := pool.RoundTrip(out.WithContext(httptrace.WithClientTrace(x.r.Context(), trace)))
+	ctx := context.WithValue(x.r.Context(), askedBy{}, x.r.Context())
+	resp, err := pool.RoundTrip(out.WithContext(httptrace.WithClientTrace(ctx, trace)))
 	once.stop()
 	if err != nil {
 		body.stop(x.w)

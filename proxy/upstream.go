@@ -116,9 +116,13 @@ func (p *Proxy) newPool(t *tunnel, rule *rules.Rule) *http.Transport {
 	base.VerifyConnection = weakKey
 	return &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			ctx, cancel := whileAsked(ctx)
+			defer cancel()
 			return p.dialer.Dial(ctx, a, up, guard)
 		},
 		DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			ctx, cancel := whileAsked(ctx)
+			defer cancel()
 			conn, err := p.dialer.Dial(ctx, a, up, guard)
 			if err != nil {
 				return nil, err
@@ -136,6 +140,25 @@ func (p *Proxy) newPool(t *tunnel, rule *rules.Rule) *http.Transport {
 		MaxResponseHeaderBytes: maxResponseHeader,
 		WriteBufferSize:        16 << 10,
 		ReadBufferSize:         16 << 10,
+	}
+}
+
+// askedBy is the key of a request's own context among its values.
+type askedBy struct{}
+
+// whileAsked ends a dial with the request that it was begun for. The transport
+// would go on dialling for requests to come, so that a client which asks and
+// leaves, over and over, makes the gateway hold a socket for each.
+func whileAsked(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	request, ok := ctx.Value(askedBy{}).(context.Context)
+	if !ok {
+		return ctx, cancel
+	}
+	stop := context.AfterFunc(request, cancel)
+	return ctx, func() {
+		stop()
+		cancel()
 	}
 }
 
