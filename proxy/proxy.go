@@ -103,23 +103,25 @@ func New(cfg Config) (*Proxy, error) {
 	p.connect = p.newConnect()
 	quiet := slog.NewLogLogger(dropText{cfg.Log.Handler()}, slog.LevelDebug)
 	p.front = &http.Server{
-		Handler:           http.HandlerFunc(p.serveFront),
-		ReadHeaderTimeout: readHeaderTimeout,
-		IdleTimeout:       idleTimeout,
-		MaxHeaderBytes:    maxHeaderBytes,
-		ErrorLog:          quiet,
-		ConnContext:       withConn,
-		Protocols:         protocols(false),
+		Handler:                      http.HandlerFunc(p.serveFront),
+		DisableGeneralOptionsHandler: true, // "OPTIONS *" is a request like any other
+		ReadHeaderTimeout:            readHeaderTimeout,
+		IdleTimeout:                  idleTimeout,
+		MaxHeaderBytes:               maxHeaderBytes,
+		ErrorLog:                     quiet,
+		ConnContext:                  withConn,
+		Protocols:                    protocols(false),
 	}
 	p.inner = &http.Server{
-		Handler:           http.HandlerFunc(p.serveDecrypted),
-		ReadHeaderTimeout: readHeaderTimeout,
-		IdleTimeout:       idleTimeout,
-		MaxHeaderBytes:    maxHeaderBytes,
-		ErrorLog:          quiet,
-		ConnContext:       withConn,
-		Protocols:         protocols(true),
-		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams, SendPingTimeout: time.Minute},
+		Handler:                      http.HandlerFunc(p.serveDecrypted),
+		DisableGeneralOptionsHandler: true, // "OPTIONS *" is a request like any other
+		ReadHeaderTimeout:            readHeaderTimeout,
+		IdleTimeout:                  idleTimeout,
+		MaxHeaderBytes:               maxHeaderBytes,
+		ErrorLog:                     quiet,
+		ConnContext:                  withConn,
+		Protocols:                    protocols(true),
+		HTTP2:                        &http.HTTP2Config{MaxConcurrentStreams: maxStreams, SendPingTimeout: time.Minute},
 	}
 	p.serving.Go(func() { p.inner.Serve(p.opened) })
 	return p, nil

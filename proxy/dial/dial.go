@@ -79,8 +79,9 @@ func (d *Dialer) connect(ctx context.Context, address string, g Guard) (net.Conn
 }
 
 // absolute names the host with its final dot, so that no search domain is tried.
+// The hosts file has localhost without one.
 func absolute(a rules.Authority) string {
-	if a.IsIP() {
+	if a.IsIP() || a.Host == "localhost" {
 		return a.String()
 	}
 	return net.JoinHostPort(a.Host+".", fmt.Sprint(a.Port))
