@@ -85,6 +85,9 @@ func (g *grounds) setup() error {
 }
 
 func (g *grounds) make() (err error) {
+	if from := os.Getenv(withinVariable); from != "" {
+		return g.adopt(from)
+	}
 	if g.dir, err = os.MkdirTemp("", "sc"); err != nil {
 		return err
 	}
