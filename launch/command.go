@@ -16,6 +16,9 @@ type Spec struct {
 	Argv []string // Argv[0] is looked up in Env's PATH
 	Env  []string // as Environ made it
 	Dir  string   // the working directory; empty: the caller's
+	// TimerSlack is what the timers of the command get, in nanoseconds, where the
+	// launcher has another; 0: as the launcher.
+	TimerSlack int
 	// Standard files; nil is the null device.
 	Stdin, Stdout, Stderr *os.File
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime"
 	"strconv"
 	"sync"
 	"syscall"
@@ -76,6 +77,14 @@ func (c *Command) fork(path string, spec Spec) error {
 			file = null
 		}
 		attr.Files = append(attr.Files, file.Fd())
+	}
+	if spec.TimerSlack > 0 {
+		// A child gets the slack of the thread that forks it.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		if err := unix.Prctl(unix.PR_SET_TIMERSLACK, uintptr(spec.TimerSlack), 0, 0, 0); err != nil {
+			return fmt.Errorf("restore timer slack: %w", err)
+		}
 	}
 	c.pid, err = syscall.ForkExec(path, spec.Argv, attr)
 	if errors.Is(err, syscall.ENOEXEC) {

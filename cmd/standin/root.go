@@ -19,6 +19,7 @@ type program struct {
 	args     []string
 	env      []string
 	cleaned  bool // this process was started anew with a clean environment
+	slack    int  // of the timers before that, in nanoseconds; 0: unknown
 }
 
 // main runs the command line and returns the exit code.
