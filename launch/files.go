@@ -70,11 +70,14 @@ func WriteFiles(cfg FilesConfig) (*Files, error) {
 		return nil, fmt.Errorf("write session files: %w", err)
 	}
 	// Mkdir fails on anything that lies there, a planted link among it.
-	if err := os.Mkdir(cfg.Dir, 0o700); err != nil {
-		return nil, fmt.Errorf("write session files: %w", err)
-	}
-	if err := os.Mkdir(filepath.Join(cfg.Dir, phpDir), 0o700); err != nil {
-		return nil, fmt.Errorf("write session files: %w", err)
+	for _, dir := range []string{cfg.Dir, filepath.Join(cfg.Dir, phpDir)} {
+		err := os.Mkdir(dir, 0o700)
+		if err == nil {
+			err = os.Chmod(dir, 0o700) // whatever the umask took away
+		}
+		if err != nil {
+			return nil, fmt.Errorf("write session files: %w", err)
+		}
 	}
 	f := &Files{Dir: cfg.Dir}
 	for _, file := range []struct {

@@ -207,7 +207,7 @@ func readFile(path string) ([]byte, error) {
 	}
 	defer f.Close()
 	if !info.Mode().IsRegular() {
-		return nil, &FileError{Path: path, Problem: "not a regular file"}
+		return nil, &FileError{Path: path, Problem: "not a regular file", Fix: "name the file itself: --rules FILE"}
 	}
 	if problem, fix := othersMayWrite(path, info); problem != "" {
 		return nil, &FileError{path, problem, fix}
@@ -217,7 +217,7 @@ func readFile(path string) ([]byte, error) {
 		return nil, fmt.Errorf("load rules: read %s: %w", quote(path), cause(err))
 	}
 	if len(data) > maxSize {
-		return nil, &FileError{Path: path, Problem: "larger than 1 MiB"}
+		return nil, &FileError{Path: path, Problem: "larger than 1 MiB", Fix: splitFix}
 	}
 	return slices.Clip(data), nil
 }

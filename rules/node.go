@@ -33,6 +33,7 @@ func (e *Error) Error() string {
 
 const (
 	maxSize   = 1 << 20
+	splitFix  = "split it: a file for each kind of work, named by --rules"
 	maxDepth  = 16 // the grammar needs 6
 	maxErrors = 20
 )
@@ -42,7 +43,7 @@ const (
 func document(data []byte) (*yaml.Node, *Error) {
 	switch {
 	case len(data) > maxSize:
-		return nil, &Error{Msg: "larger than 1 MiB"}
+		return nil, &Error{Msg: "larger than 1 MiB", Fix: splitFix}
 	case bytes.IndexByte(data, 0) >= 0:
 		return nil, &Error{Line: lineOf(data, bytes.IndexByte(data, 0)), Msg: "a NUL byte", Fix: "save the file as UTF-8"}
 	case !utf8.Valid(data):
@@ -97,6 +98,8 @@ func syntaxError(err error, data []byte) *Error {
 	if m := yamlLine.FindStringSubmatch(text); m != nil {
 		e.Line, _ = strconv.Atoi(m[1])
 		text = strings.Replace(text, m[0], "", 1)
+	} else if !strings.Contains(text, "anchor") && !strings.Contains(text, "max depth") {
+		e.Line = 1 // the parser leaves it out for faults of the first line
 	}
 	switch {
 	case strings.Contains(text, "anchor"):

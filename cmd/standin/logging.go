@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -28,6 +29,13 @@ func openLog(h home, named string) (*os.File, error) {
 	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND|noFollow, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open log: %w", err)
+	}
+	info, err := file.Stat()
+	if err == nil && info.Mode().IsRegular() {
+		err = file.Chmod(0o600) // whatever the umask took away, or was there before
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open log: %w", err), file.Close())
 	}
 	return file, nil
 }
