@@ -70,7 +70,7 @@ var special = prefixes(
 	"0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12",
 	"192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15",
 	"198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4",
-	"::/3", "2001::/23", "2001:db8::/32", "3fff::/20", "4000::/2", "8000::/1",
+	"::/3", "2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20", "4000::/2", "8000::/1",
 )
 
 func prefixes(texts ...string) []netip.Prefix {
@@ -82,7 +82,8 @@ func prefixes(texts ...string) []netip.Prefix {
 }
 
 func isPublic(ip netip.Addr) bool {
-	if inner, ok := embedded(ip); ok {
+	if nat64.Contains(ip) {
+		inner, _ := embedded(ip)
 		return isPublic(inner)
 	}
 	for _, block := range special {
