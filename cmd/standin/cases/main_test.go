@@ -28,6 +28,9 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == commandRole {
 		os.Exit(playCommand())
 	}
+	if len(os.Args) > 1 && os.Args[1] == clientRole {
+		os.Exit(playClient(os.Args[2:]))
+	}
 	flag.Parse()
 	// Cases wait for processes and sockets more than they compute.
 	if f := flag.Lookup("test.parallel"); f != nil && f.Value.String() == f.DefValue {
