@@ -178,6 +178,9 @@ func TestAnExportVerifiesByItself(t *testing.T) {
 			if to < len(times) {
 				until = times[to]
 			}
+			if to < len(times) && !until.After(times[from]) {
+				continue // the clock did not move between the two: nothing lies in between
+			}
 			var out bytes.Buffer
 			if err := Export(h.dir, "", times[from], until, &out); err != nil {
 				t.Fatal(err)

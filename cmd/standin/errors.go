@@ -2,7 +2,9 @@ package main
 
 import (
 	"errors"
+	"io/fs"
 	"strings"
+	"syscall"
 
 	"standin/audit"
 	"standin/audit/segment"
@@ -109,6 +111,8 @@ func policyHint(err error) string {
 		return file.Fix
 	case errors.As(err, &none):
 		return "standin rules init github"
+	case errors.Is(err, fs.ErrNotExist) && strings.HasPrefix(err.Error(), "load rules"):
+		return "standin rules init github, or name another file: --rules FILE"
 	case errors.As(err, &profile) && len(profile.Known) > 0:
 		return "the file has " + strings.Join(profile.Known, ", ")
 	}
@@ -154,6 +158,8 @@ func runHint(err error) string {
 		return "check the name and $PATH; what follows \"--\" is run as it stands, without a shell"
 	case errors.As(err, &start):
 		return "check that the file is a program and may be executed"
+	case errors.Is(err, syscall.ENOSPC):
+		return "free space on that disk: df -h"
 	case errors.As(err, &session):
 		return "standin session list"
 	}

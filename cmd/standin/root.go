@@ -52,6 +52,7 @@ func newRootCommand(p *program) *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Args:          noArguments,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetArgs(p.args)
 	root.SetIn(p.in)
@@ -59,7 +60,7 @@ func newRootCommand(p *program) *cobra.Command {
 	root.SetErr(p.err)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError("%w", err) })
 	root.PersistentFlags().String("home", "", "keep everything under `DIR` (also $STANDIN_HOME)")
-	root.CompletionOptions.HiddenDefaultCmd = false
+	root.SuggestionsMinimumDistance = 2
 	for _, build := range commands {
 		root.AddCommand(build(p))
 	}

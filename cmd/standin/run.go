@@ -255,6 +255,7 @@ func (r *running) command(g *gateway, l *live, addr net.Addr) (int, sessionNotes
 		return 0, notes, err
 	}
 	notes.Removed = removed
+	g.log.Info("variables removed", slog.Any("names", removed))
 	child, err := launch.Start(launch.Spec{Argv: r.argv, Env: env, TimerSlack: r.p.slack, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr})
 	if err != nil {
 		return 0, notes, startError(err)

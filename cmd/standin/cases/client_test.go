@@ -19,7 +19,7 @@ import (
 )
 
 // patience bounds every read and write of a client.
-const patience = 10 * time.Second
+const patience = 60 * time.Second
 
 // Conn is a client's connection to the proxy: the bare TCP connection or the
 // TLS connection through it. All that it receives is kept for NOLEAK.
