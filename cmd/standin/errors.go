@@ -34,6 +34,9 @@ func hint(err error) string {
 	return ""
 }
 
+// strangerHint is the way out for a process that is not of the command's tree.
+const strangerHint = "let the command start it, or start it by a standin run of its own; docs/isolation.md has more"
+
 // vaultHint is for errors of the vault and of files of state.
 func vaultHint(err error) string {
 	var (
