@@ -28,6 +28,9 @@ func sectionE() []entry {
 		{"E03", credentialsOfAnotherSession},
 		{"E04", theEndOfTheTime},
 		{"E06", theEndOfTheCommand},
+		{"E07", asNobody(orphansOfTheCommand)},
+		{"E10", anotherUser},
+		{"E26", relays},
 	}
 }
 
