@@ -151,6 +151,7 @@ func runHint(err error) string {
 	var (
 		start   *launch.StartError
 		session *unknownSessionError
+		nested  *nestedError
 	)
 	switch {
 	case errors.As(err, &start) && start.Code == 127:
@@ -159,6 +160,8 @@ func runHint(err error) string {
 		return "check that the file is a program and may be executed"
 	case errors.As(err, &session):
 		return "standin session list"
+	case errors.As(err, &nested):
+		return "ask for less: standin session show " + nested.Outer + "; or start it outside of that session"
 	}
 	return ""
 }

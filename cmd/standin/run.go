@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -117,6 +118,7 @@ type running struct {
 	extra   map[string]string // variables of the --env-file
 	files   *launch.Files     // what the command's environment names
 	lacking error             // why the level is not a better one
+	outside *liveSession      // the session that this one is a part of, or nil
 }
 
 // prepare reads and checks everything that can be wrong before anything starts.
@@ -132,6 +134,9 @@ func (r *running) prepare() error {
 		return err
 	}
 	if err := r.isolation(); err != nil {
+		return err
+	}
+	if err := r.nested(); err != nil {
 		return err
 	}
 	if r.extra, err = readEnvFile(r.f.envFile, r.policy); err != nil {
@@ -221,12 +226,17 @@ func (r *running) session(g *gateway, l *live) (code int, notes sessionNotes, er
 	r.logIsolation(g, l)
 	served := make(chan error, 1)
 	go func() { served <- g.proxy.Serve(judgedListener{listener}, gate) }()
+	ctx, cancel := context.WithCancel(g.life)
+	var following sync.WaitGroup
+	following.Go(func() { r.follow(ctx, l) })
 	code, notes, err = r.command(g, l, listener.Addr(), gate)
 	reason := "command ended"
 	if err != nil {
 		reason = "command did not start"
 	}
 	listener.Close()
+	cancel()
+	following.Wait()
 	return code, notes, errors.Join(err, l.end(reason, r.began), <-served, gate.close())
 }
 

@@ -39,3 +39,6 @@ func (t *Tree) Close() error { return nil }
 
 // SelfTest returns ErrUnsupported.
 func SelfTest() error { return ErrUnsupported }
+
+// Ancestors are not known here.
+func Ancestors() []int { return nil }

@@ -349,6 +349,13 @@ func TestAsAnUnprivilegedUser(t *testing.T) {
 	}
 }
 
+func TestAncestorsLeadUpFromTheParent(t *testing.T) {
+	found := Ancestors()
+	if len(found) == 0 || found[0] != os.Getppid() {
+		t.Errorf("the ancestors are %v, the parent is %d", found, os.Getppid())
+	}
+}
+
 func TestTheSelfTestPassesHere(t *testing.T) {
 	if err := SelfTest(); err != nil {
 		t.Error(err)

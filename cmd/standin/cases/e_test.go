@@ -30,6 +30,7 @@ func sectionE() []entry {
 		{"E06", theEndOfTheCommand},
 		{"E07", asNobody(orphansOfTheCommand)},
 		{"E10", anotherUser},
+		{"E20", sessionInASession},
 		{"E26", relays},
 	}
 }
