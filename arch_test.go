@@ -19,6 +19,7 @@ var imports = map[string][]string{
 	"audit/segment":         {},
 	"ca":                    {},
 	"launch":                {},
+	"launch/peer":           {},
 	"rules":                 {},
 	"rules/catalog":         {},
 	"vault":                 {},

@@ -4,7 +4,7 @@
 //	launch   starts the command: what its environment holds and what it does not,
 //	         its process tree, its exit code
 //	proxy    the front door that the command's clients connect to: which session
-//	         asks, and for which host
+//	         asks, and for which host; launch/peer: which process
 //	rules    which rule decides, and what it lets stand where
 //	ca       the leaf that the client is shown, under an authority of the
 //	         session's own

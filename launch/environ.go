@@ -35,6 +35,10 @@ const (
 	controlVariable = "STANDIN_CONTROL"
 )
 
+// Mark is the entry of a command's environment that names its session. Helpers
+// of the gateway do not have it.
+func Mark(session string) string { return sessionVariable + "=" + session }
+
 // proxyVariables hold the proxy's URL. Both cases: wget, gRPC and Ruby read
 // the small ones only.
 var proxyVariables = []string{

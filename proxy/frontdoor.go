@@ -81,7 +81,11 @@ func (p *Proxy) refuseAdmission(w http.ResponseWriter, client *Client, process a
 	id := newID()
 	code := "credentials_required"
 	if !errors.Is(err, ErrCredentials) {
-		code = p.refusalOf(err, "admission").Code
+		// Strangers must not fill the log: it tells of those that have a cause.
+		refusal := grant.AsRefusal(err)
+		if code = refusal.Code; refusal.Cause != nil {
+			p.refusalOf(err, "admission")
+		}
 	}
 	rec := &audit.Record{Type: "deny", ID: id, Code: code, Process: process}
 	if client != nil {
@@ -175,6 +179,10 @@ func (w *replayWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	}
 	if gated, ok := conn.(*gatedConn); ok {
 		conn = gated.Conn
+	}
+	// What a gate has wrapped around the connection has done its work.
+	if wrapped, ok := conn.(interface{ NetConn() net.Conn }); ok {
+		conn = wrapped.NetConn()
 	}
 	if n := rw.Reader.Buffered(); n > 0 {
 		early, _ := rw.Reader.Peek(n)

@@ -46,7 +46,9 @@ type sessionNotes struct {
 type sessionView struct {
 	grant.Status
 	sessionNotes
-	Tunnels int `json:"tunnels"`
+	Tunnels   int    `json:"tunnels"`
+	RulesHash string `json:"rules_hash"`
+	Extends   string `json:"extends"`
 }
 
 // gatewayStatus are the counts by which a leak would show.
@@ -166,7 +168,8 @@ func (c *control) list(w http.ResponseWriter, _ *http.Request) {
 	defer c.mu.Unlock()
 	views := []sessionView{}
 	for id, l := range c.sessions {
-		views = append(views, sessionView{Status: l.session.Status(), sessionNotes: c.notes[id], Tunnels: l.client.Tunnels()})
+		views = append(views, sessionView{Status: l.session.Status(), sessionNotes: c.notes[id], Tunnels: l.client.Tunnels(),
+			RulesHash: c.g.policy.Hash, Extends: l.session.Profile.Extends})
 	}
 	answerJSON(w, views)
 }

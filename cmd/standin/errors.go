@@ -36,6 +36,9 @@ func hint(err error) string {
 	return ""
 }
 
+// strangerHint is the way out for a process that is not of the command's tree.
+const strangerHint = "let the command start it, or start it by a standin run of its own; docs/isolation.md has more"
+
 // vaultHint is for errors of the vault and of files of state.
 func vaultHint(err error) string {
 	var (
@@ -152,6 +155,7 @@ func runHint(err error) string {
 	var (
 		start   *launch.StartError
 		session *unknownSessionError
+		nested  *nestedError
 	)
 	switch {
 	case errors.As(err, &start) && start.Code == 127:
@@ -162,6 +166,8 @@ func runHint(err error) string {
 		return "free space on that disk: df -h"
 	case errors.As(err, &session):
 		return "standin session list"
+	case errors.As(err, &nested):
+		return "ask for less: standin session show " + nested.Outer + "; or start it outside of that session"
 	}
 	return ""
 }

@@ -10,19 +10,18 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"standin/audit"
 	"standin/launch"
+	"standin/launch/peer"
 	"standin/rules"
 	"standin/rules/catalog"
 	"standin/vault"
 )
-
-// isolationSession is the level at which a connection shows the session's credential.
-const isolationSession = "session"
 
 // exitOwn is the exit code of run when Standin itself failed.
 const exitOwn = 125
@@ -60,7 +59,7 @@ func newRunCommand(p *program) *cobra.Command {
 	flags.StringVar(&f.profile, "profile", "", "the profile `NAME` of the rules file")
 	flags.StringArrayVar(&f.secrets, "secret", nil, "grant only the secret `NAME` of the profile (repeatable)")
 	flags.DurationVar(&f.ttl, "ttl", 0, "end the grants after this `TIME`, at most the profile's")
-	flags.StringVar(&f.isolation, "isolation", "", "how surely a connection is tied to the command: `LEVEL` session")
+	flags.StringVar(&f.isolation, "isolation", "", "how surely a connection is tied to the command: `LEVEL` session or tree (else the best there is)")
 	flags.StringVar(&f.envFile, "env-file", "", "set the variables of a dotenv `FILE`; NAME=secret:X becomes X's placeholder")
 	flags.StringVar(&f.receipt, "receipt", "", "write what was granted and used to `FILE` when the command has ended")
 	flags.StringVar(&f.log, "log", "", "write the log to `FILE` instead of standin.log of the home")
@@ -118,6 +117,8 @@ type running struct {
 	profile *rules.Profile
 	extra   map[string]string // variables of the --env-file
 	files   *launch.Files     // what the command's environment names
+	lacking error             // why the level is not a better one
+	outside *liveSession      // the session that this one is a part of, or nil
 }
 
 // prepare reads and checks everything that can be wrong before anything starts.
@@ -133,6 +134,9 @@ func (r *running) prepare() error {
 		return err
 	}
 	if err := r.isolation(); err != nil {
+		return err
+	}
+	if err := r.nested(); err != nil {
 		return err
 	}
 	if r.extra, err = readEnvFile(r.f.envFile, r.policy); err != nil {
@@ -184,22 +188,6 @@ func (r *running) narrowed() (*rules.Profile, error) {
 	return &profile, nil
 }
 
-// isolation settles the level. One that is named and cannot be had ends the run.
-func (r *running) isolation() error {
-	level := r.f.isolation
-	if level == "" {
-		level = r.profile.Isolation
-	}
-	switch level {
-	case "", isolationSession:
-		r.profile.Isolation = isolationSession
-		return nil
-	case "tree", "netns":
-		return &hinted{fmt.Errorf("isolate the command: level %q is not to be had in this version", level), "standin run --isolation session -- …"}
-	}
-	return usageError("--isolation %s: no such level; there are session, tree and netns", level)
-}
-
 // serve runs the gateway around the command, and writes the receipt when the
 // log is sealed, so that its anchor covers the whole stream.
 func (r *running) serve() (int, error) {
@@ -231,19 +219,29 @@ func (r *running) session(g *gateway, l *live) (code int, notes sessionNotes, er
 	if err != nil {
 		return 0, notes, errors.Join(fmt.Errorf("listen on loopback: %w", err), l.end("no listener", r.began))
 	}
+	gate, err := newGate(g, l)
+	if err != nil {
+		return 0, notes, errors.Join(err, listener.Close(), l.end("no gate", r.began))
+	}
+	r.logIsolation(g, l)
 	served := make(chan error, 1)
-	go func() { served <- g.proxy.Serve(listener, g.gate) }()
-	code, notes, err = r.command(g, l, listener.Addr())
+	go func() { served <- g.proxy.Serve(judgedListener{listener}, gate) }()
+	ctx, cancel := context.WithCancel(g.life)
+	var following sync.WaitGroup
+	following.Go(func() { r.follow(ctx, l) })
+	code, notes, err = r.command(g, l, listener.Addr(), gate)
 	reason := "command ended"
 	if err != nil {
 		reason = "command did not start"
 	}
 	listener.Close()
-	return code, notes, errors.Join(err, l.end(reason, r.began), <-served)
+	cancel()
+	following.Wait()
+	return code, notes, errors.Join(err, l.end(reason, r.began), <-served, gate.close())
 }
 
 // command starts the command in its environment and waits for it.
-func (r *running) command(g *gateway, l *live, addr net.Addr) (int, sessionNotes, error) {
+func (r *running) command(g *gateway, l *live, addr net.Addr, gate *gate) (int, sessionNotes, error) {
 	notes := sessionNotes{Command: filepath.Base(r.argv[0]), Isolation: l.client.Isolation}
 	c, err := newControl(g, l.session.ID)
 	if err != nil {
@@ -260,8 +258,11 @@ func (r *running) command(g *gateway, l *live, addr net.Addr) (int, sessionNotes
 	if err != nil {
 		return 0, notes, startError(err)
 	}
+	if err := gate.root(peer.Config{PID: child.PID(), Start: child.StartTime(), Mark: launch.Mark(l.session.ID), Alone: r.profile.Extends == "command"}); err != nil {
+		g.log.Info("nobody is in the tree: the command cannot be looked into, or has ended", slog.Any("cause", err))
+	}
 	notes.PID = child.PID()
-	l.process.Store(&audit.Process{PID: child.PID(), Start: child.StartTime(), Exe: r.argv[0], UID: os.Getuid()})
+	l.process.Store(&audit.Process{PID: child.PID(), Start: child.StartTime(), Exe: gate.program(r.argv[0]), UID: os.Getuid()})
 	c.add(l, notes)
 	code, err := child.Wait()
 	// What the command left behind may still need its files; their age counts

@@ -293,7 +293,12 @@ func aroundTheProxy(c *Case) {
 	t.Send(get("/", api, bearer(s.Placeholder("GITHUB_TOKEN"))))
 	c.Status(t.Response("GET"), 200)
 	t.Close()
-	c.Equal(c.U1.Requests(1)[0].Value("Authorization"), "Bearer "+c.P)
+	// So it does under "tree".
+	r := c.Tree("NO_PROXY=" + api + " " + curlTo + " --noproxy '*' --insecure --connect-to " + api + ":443:" + c.U1.Addr())
+	c.Equal(r.Out, "200\n")
+	for _, q := range c.U1.Requests(2) {
+		c.Equal(q.Value("Authorization"), "Bearer "+c.P)
+	}
 	c.Recorded(0, Want{"type": "substitute"})
 }
 

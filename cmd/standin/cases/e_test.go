@@ -28,6 +28,10 @@ func sectionE() []entry {
 		{"E03", credentialsOfAnotherSession},
 		{"E04", theEndOfTheTime},
 		{"E06", theEndOfTheCommand},
+		{"E07", asNobody(orphansOfTheCommand)},
+		{"E10", anotherUser},
+		{"E20", sessionInASession},
+		{"E26", relays},
 	}
 }
 

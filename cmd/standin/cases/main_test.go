@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -23,6 +24,9 @@ const R = "ghp_REALrealREALreal0123456789"
 // commandRole is the first argument with which this test binary plays the
 // command that "standin run" starts.
 const commandRole = "play-the-command"
+
+// relayRole, as a further argument, makes the command a relay to its proxy.
+const relayRole = "relay"
 
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == commandRole {
@@ -45,15 +49,20 @@ func TestMain(m *testing.M) {
 
 // commandReport is what the command tells the suite about itself.
 type commandReport struct {
-	PID  int
-	Args []string
-	Env  []string
+	PID   int
+	Args  []string
+	Env   []string
+	Relay string // where it relays to its proxy, if it was asked to
 }
 
 // playCommand prints its environment as one line and then lives until its
 // standard input ends.
 func playCommand() int {
-	line, err := json.Marshal(commandReport{PID: os.Getpid(), Args: os.Args, Env: os.Environ()})
+	report := commandReport{PID: os.Getpid(), Args: os.Args, Env: os.Environ()}
+	if slices.Contains(os.Args, relayRole) {
+		report.Relay = relay(os.Getenv("HTTPS_PROXY"))
+	}
+	line, err := json.Marshal(report)
 	if err != nil {
 		return 1
 	}
@@ -94,8 +103,10 @@ func (g *grounds) make() (err error) {
 	if g.dir, err = os.MkdirTemp("", "sc"); err != nil {
 		return err
 	}
-	if g.program, err = g.build("standin"); err != nil {
-		return err
+	if g.program = os.Getenv(programVariable); g.program == "" {
+		if g.program, err = g.build("standin"); err != nil {
+			return err
+		}
 	}
 	g.faulty = sync.OnceValues(func() (string, error) {
 		return g.build("standin-fault", "-tags", "fault", "-ldflags", "-X standin/grant.fault=panic")

@@ -153,7 +153,7 @@ func (c *Case) scanProcesses(s *Session) {
 			continue
 		}
 		c.judge(fmt.Sprintf("command line of %d", pid), cmdline)
-		if bytes.Contains(cmdline, []byte(token)) {
+		if token != "" && bytes.Contains(cmdline, []byte(token)) {
 			c.Errorf("NOLEAK: the session's token stands in the command line of %d", pid)
 		}
 		if environ, err := os.ReadFile(procFile(pid, "environ")); err == nil {

@@ -30,6 +30,7 @@ type Session struct {
 	Env     map[string]string // of the command
 	Proxy   *url.URL          // with the session's credentials
 	Roots   *x509.CertPool    // what the command trusts
+	Relay   string            // where the command relays to its proxy
 	Log     string            // the log file
 	Before  Status            // counts when the session was new
 
@@ -158,7 +159,7 @@ func (s *Session) launch(began func(*exec.Cmd)) {
 func (s *Session) meet(report commandReport) {
 	c := s.c
 	c.Helper()
-	s.Gateway, s.Command, s.Env = s.cmd.Process.Pid, report.PID, map[string]string{}
+	s.Gateway, s.Command, s.Relay, s.Env = s.cmd.Process.Pid, report.PID, report.Relay, map[string]string{}
 	for _, entry := range report.Env {
 		name, value, _ := strings.Cut(entry, "=")
 		s.Env[name] = value

@@ -1,0 +1,44 @@
+//go:build !linux
+
+package peer
+
+import "net"
+
+// Socket is a socket as the kernel names it.
+type Socket struct {
+	Inode uint32
+	UID   int
+}
+
+// Sockets cannot be had here.
+type Sockets struct{}
+
+// OpenSockets returns ErrUnsupported.
+func OpenSockets() (*Sockets, error) { return nil, ErrUnsupported }
+
+// Other returns ErrUnsupported.
+func (s *Sockets) Other(net.Conn) (Socket, error) { return Socket{}, ErrUnsupported }
+
+// Close does nothing.
+func (s *Sockets) Close() error { return nil }
+
+// Tree cannot be had here.
+type Tree struct{}
+
+// New returns ErrUnsupported.
+func New(Config) (*Tree, error) { return nil, ErrUnsupported }
+
+// Command is nobody.
+func (t *Tree) Command() Process { return Process{} }
+
+// Owner returns ErrUnsupported.
+func (t *Tree) Owner(net.Conn) (Process, error) { return Process{}, ErrUnsupported }
+
+// Close does nothing.
+func (t *Tree) Close() error { return nil }
+
+// SelfTest returns ErrUnsupported.
+func SelfTest() error { return ErrUnsupported }
+
+// Ancestors are not known here.
+func Ancestors() []int { return nil }
