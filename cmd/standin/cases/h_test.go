@@ -157,15 +157,16 @@ func rulesThatExplode(c *Case) {
 	deep := func(open, middle, shut string) string {
 		return "version: 1\nrules: " + strings.Repeat(open, 200_000) + middle + strings.Repeat(shut, 200_000) + "\n"
 	}
-	rule := "  - {name: n%d, hosts: [\"h%d.example.com\"], paths: [\"/a/**\"]}\n"
-	many := "version: 1\nrules:\n"
-	for i := 0; len(many) < 900<<10; i++ {
-		many += fmt.Sprintf(rule, i, i)
+	full := func(rule string) string { // just under the limit
+		var b strings.Builder
+		b.WriteString("version: 1\nrules:\n")
+		for i := 0; b.Len() < 900<<10; i++ {
+			fmt.Fprintf(&b, rule, i, i)
+		}
+		return b.String()
 	}
-	same := "version: 1\nrules:\n"
-	for i := 0; len(same) < 900<<10; i++ {
-		same += fmt.Sprintf("  - {name: n%d, hosts: [a.example.com], paths: [\"/%d/**\"]}\n", i, i)
-	}
+	many := full("  - {name: n%d, hosts: [\"h%d.example.com\"], paths: [\"/a/**\"]}\n")
+	same := full("  - {name: n%d, hosts: [a.example.com], paths: [\"/%d/**\"]}\n")
 	for name, file := range map[string]struct {
 		text, word string
 		code       int
