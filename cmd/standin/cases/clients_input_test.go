@@ -173,7 +173,7 @@ func inputFullDisk(c *Case) {
 	const full = `mount -t tmpfs -o "size=$0,mode=700" small "$1" && { head -c 1m /dev/zero >"$1/filler" 2>/dev/null || :; } && shift && exec "$@"`
 	cmd.Args[2] = full
 	r := c.Finish(cmd)
-	c.ErrorAndHint(r, 125, "no space left on device", "df -h "+folder)
+	c.ErrorAndHint(r, 125, "no space left on device", "df -h")
 	if _, err := os.Lstat(ran); err == nil {
 		c.Error("the command ran without a record")
 	}

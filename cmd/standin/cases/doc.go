@@ -43,7 +43,10 @@
 // ALPN that one likes), Conn.Send and Conn.Response, Session.Do for all of it;
 // Session.H2 and H2.Send, H2.Await for frames; Session.Each runs a Message
 // over HTTP/1.1 and over HTTP/2. Case.Standin runs any other command of the
-// program, Case.Start a session with other flags.
+// program, Case.Start a session with other flags, clock.Start one whose wall
+// clock the case moves, smallDisk a log on a file system that is soon full.
+// TestClients and TestBadInput start real clients, and mistakes, by the same
+// means.
 //
 // # After every case
 //
