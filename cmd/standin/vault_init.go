@@ -122,6 +122,9 @@ func newPrivateFile(path string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make file %q: %w", path, errors.Unwrap(err))
 	}
+	if err := f.Chmod(0o600); err != nil { // whatever the umask took away
+		return nil, errors.Join(fmt.Errorf("make file %q: %w", path, err), f.Close())
+	}
 	return f, nil
 }
 
