@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -89,12 +88,8 @@ func (x *exchange) noteMisplaced(secrets []string) {
 // request is what goes to the upstream: the client's bytes where nothing was
 // substituted, under the authority of the tunnel.
 func (x *exchange) request(req *grant.Request, body *sentBody) *http.Request {
-	a := x.t.authority
-	host := a.String()
-	if x.t.scheme == "https" && a.Port == 443 || x.t.scheme == "http" && a.Port == 80 {
-		host = strings.TrimSuffix(host, fmt.Sprintf(":%d", a.Port))
-	}
-	u := &url.URL{Scheme: x.t.scheme, Host: a.String(), Opaque: req.Path, RawQuery: req.Query, ForceQuery: x.asked}
+	host := x.t.host()
+	u := &url.URL{Scheme: x.t.scheme, Host: host, Opaque: req.Path, RawQuery: req.Query, ForceQuery: x.asked}
 	if strings.HasPrefix(req.Path, "//") || req.Path == "*" {
 		// Opaque would be read as an authority here.
 		decoded, _ := url.PathUnescape(req.Path)
@@ -232,10 +227,19 @@ func (b *sentBody) Read(p []byte) (int, error) {
 	case err == io.EOF:
 		b.ended = true
 		b.trailers()
+	case b.x.r.ProtoMajor == 1 && malformed(err):
+		b.refused = &grant.Refusal{Code: "bad_request"}
 	case err != nil:
 		b.failed = true
 	}
 	return n, err
+}
+
+// malformed says whether an error of reading a body is about its framing: the
+// client is still there to be told, unlike one that broke off.
+func malformed(err error) bool {
+	var gone net.Error
+	return err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.As(err, &gone) && !errors.Is(err, http.ErrBodyReadAfterClose)
 }
 
 var errStopped = errors.New("the exchange is over")

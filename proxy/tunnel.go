@@ -92,6 +92,18 @@ func (t *tunnel) open() error {
 	return nil
 }
 
+// host is the authority as a Host field writes it: without the scheme's own port.
+func (t *tunnel) host() string {
+	a := t.authority
+	switch {
+	case t.scheme == "https" && a.Port != 443, t.scheme == "http" && a.Port != 80:
+		return a.String()
+	case strings.Contains(a.Host, ":"):
+		return "[" + a.Host + "]"
+	}
+	return a.Host
+}
+
 const established = "HTTP/1.1 200 Connection established\r\n\r\n"
 
 // run serves a hijacked CONNECT until its connection is handed on or closed.
