@@ -169,12 +169,17 @@ type Body struct {
 }
 
 // Body returns a reader of src without values. The result is the same for every
-// way in which src is cut. A nil Scrubber returns src.
-func (s *Scrubber) Body(src io.Reader) io.Reader {
+// way in which src is cut. Length is how many bytes src will give, or -1. A nil
+// Scrubber returns src.
+func (s *Scrubber) Body(src io.Reader, length int64) io.Reader {
 	if s == nil {
 		return src
 	}
-	return &Body{s: s, src: src}
+	window := firstWindow
+	if 0 <= length && length < firstWindow {
+		window = int(length) + 1 // room to see the end
+	}
+	return &Body{s: s, src: src, window: window}
 }
 
 // Read gives what is scrubbed as soon as it is, and holds back only what could
@@ -204,12 +209,11 @@ const (
 // fill reads once and scrubs what has come.
 func (r *Body) fill() {
 	kept := len(r.in)
-	r.window = max(r.window, firstWindow)
 	r.in = slices.Grow(r.in, r.window)[:kept+r.window]
 	n, err := r.src.Read(r.in[kept:])
 	r.in = r.in[:kept+n]
 	if n == r.window {
-		r.window = min(4*r.window, lastWindow)
+		r.window = min(max(4*r.window, firstWindow), lastWindow)
 	}
 	r.err = err
 	out, settled := r.s.pass(r.scratch[:0], r.in, err != nil)

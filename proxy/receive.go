@@ -124,7 +124,7 @@ func (x *exchange) copyBody(resp *http.Response, scrubber *grant.Scrubber) (int6
 	defer buffers.Put(window)
 	buf := *window
 	source := &counted{Reader: resp.Body}
-	body := scrubber.Body(source)
+	body := scrubber.Body(source, resp.ContentLength)
 	flow := http.NewResponseController(x.w.ResponseWriter)
 	stream := resp.ContentLength < 0
 	if stream {
