@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/textproto"
+	"strconv"
 	"strings"
 	"time"
 
@@ -75,7 +76,6 @@ func (x *exchange) refuse(err error) {
 	if x.r.ProtoMajor == 1 && x.r.ContentLength != 0 {
 		// What is left of the body must not be taken for a request.
 		x.w.Header().Set("Connection", "close")
-		defer x.w.Header().Set("Connection", "close")
 	}
 	writeRefusal(x.w, r.Code, x.id)
 }
@@ -98,13 +98,17 @@ func (x *exchange) check() error {
 	if err := x.t.client.Session.Live(); err != nil {
 		return err
 	}
-	if err := x.target(); err != nil {
-		return err
-	}
+	malformed := x.target()
 	if m := x.r.Method; m == http.MethodConnect || m == http.MethodTrace || m == "TRACK" {
-		return &grant.Refusal{Code: "method_not_allowed"}
+		return &grant.Refusal{Code: "method_not_allowed"} // whatever its target looks like
 	} else if !validMethod(m) || x.holdsPlaceholder(m) {
 		return &grant.Refusal{Code: "bad_request"}
+	}
+	if malformed != nil {
+		return malformed
+	}
+	if length := x.r.Header["Content-Length"]; len(length) > 0 && (len(length) > 1 || length[0] != strconv.FormatInt(x.r.ContentLength, 10)) {
+		return &grant.Refusal{Code: "bad_request"} // over HTTP/2 net/http takes what it cannot read for 0
 	}
 	if err := x.host(); err != nil {
 		return err

@@ -39,6 +39,23 @@ type gatedConn struct {
 	gate Gate
 }
 
+// CloseWrite lets net/http end its own side first, so that a client which still
+// sends gets the answer that it is refused with.
+func (c *gatedConn) CloseWrite() error {
+	if half, ok := unwrapped(c.Conn).(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return nil
+}
+
+// unwrapped is the connection itself, below what a gate may have put round it.
+func unwrapped(conn net.Conn) net.Conn {
+	if wrapped, ok := conn.(interface{ NetConn() net.Conn }); ok {
+		return wrapped.NetConn()
+	}
+	return conn
+}
+
 type connKey struct{}
 
 // withConn lets a handler find the connection that its request came by.
@@ -181,9 +198,7 @@ func (w *replayWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		conn = gated.Conn
 	}
 	// What a gate has wrapped around the connection has done its work.
-	if wrapped, ok := conn.(interface{ NetConn() net.Conn }); ok {
-		conn = wrapped.NetConn()
-	}
+	conn = unwrapped(conn)
 	if n := rw.Reader.Buffered(); n > 0 {
 		early, _ := rw.Reader.Peek(n)
 		conn = &replayConn{Conn: conn, early: bytes.Clone(early)}

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/net/http/httpguts"
+
 	"standin/grant"
 	"standin/rules"
 )
@@ -42,6 +44,10 @@ func (x *exchange) receive(resp *http.Response, sent *sentBody) error {
 	if err := x.copyHeader(h, resp.Header); err != nil {
 		clear(h)
 		return err
+	}
+	if x.r.ProtoMajor == 1 && sent.unfinished() {
+		// net/http would take what is left of the body for the next request.
+		h["Connection"] = []string{"close"}
 	}
 	for name := range resp.Trailer {
 		h.Add("Trailer", name)
@@ -87,6 +93,9 @@ func (x *exchange) copyHeader(to, from http.Header) error {
 	for name, values := range from {
 		if scrubber.Holds(name) {
 			return &grant.Refusal{Code: "unsafe_response"}
+		}
+		if !httpguts.ValidHeaderFieldName(name) {
+			return &grant.Refusal{Code: "upstream_protocol"} // "X-A : b", which net/http lets pass
 		}
 		for i, value := range values {
 			values[i] = scrubber.String(value)

@@ -77,11 +77,16 @@ func proxyStatus(code string) string {
 	return fmt.Sprintf("standin; error=%s; details=%q", answerFor(code).proxy, code)
 }
 
-// writeRefusal answers a request with a code.
+// writeRefusal answers a request with a code. Of the header only a
+// "Connection: close" stays.
 func writeRefusal(w http.ResponseWriter, code, id string) {
 	body := errorBody(code, id)
 	h := w.Header()
+	closing := h.Get("Connection") == "close"
 	clear(h)
+	if closing {
+		h.Set("Connection", "close")
+	}
 	h.Set("Content-Type", "application/json")
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	h.Set("Cache-Control", "no-store")

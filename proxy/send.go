@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"standin/audit"
@@ -180,10 +181,10 @@ type sentBody struct {
 	src     io.ReadCloser
 	trailer http.Header // nil, or the declared names, filled at the end
 
-	mu      sync.Mutex
-	n       int64
-	ended   bool // all of it was read
-	failed  bool // the client broke off
+	n       atomic.Int64 // read so far
+	mu      sync.Mutex   // held while the client is waited for
+	ended   bool         // all of it was read
+	failed  bool         // the client broke off
 	stopped bool
 	refused error
 	seen    map[string]bool
@@ -222,7 +223,7 @@ func (b *sentBody) Read(p []byte) (int, error) {
 		return 0, errStopped
 	}
 	n, err := b.src.Read(p)
-	b.n += int64(n)
+	b.n.Add(int64(n))
 	switch {
 	case err == io.EOF:
 		b.ended = true
@@ -277,12 +278,22 @@ func (b *sentBody) stop(w *plainWriter) {
 	b.stopped = true
 }
 
+// unfinished says whether the client may still be sending.
+func (b *sentBody) unfinished() bool {
+	if b == nil {
+		return false
+	}
+	if !b.mu.TryLock() {
+		return true
+	}
+	defer b.mu.Unlock()
+	return !b.ended
+}
+
 // sentBytes is how much of the body has been read.
 func (b *sentBody) sentBytes() int64 {
 	if b == nil {
 		return 0
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.n
+	return b.n.Load()
 }

@@ -268,9 +268,12 @@ func (c *Case) renegotiation() {
 }
 
 // helloRequest writes what a TLS 1.2 server asks for a new handshake with.
-// crypto/tls has no way to send it, so the record is sealed with the
-// connection's own cipher, which is taken out of it.
-func helloRequest(conn *tls.Conn) error {
+func helloRequest(conn *tls.Conn) error { return handshakeRecord(conn, []byte{0, 0, 0, 0}) }
+
+// handshakeRecord writes a handshake message into a TLS 1.2 connection that has
+// shaken hands. crypto/tls has no way to send it, so the record is sealed with
+// the connection's own cipher, which is taken out of it.
+func handshakeRecord(conn *tls.Conn, message []byte) error {
 	out := reflect.ValueOf(conn).Elem().FieldByName("out")
 	field := func(name string) reflect.Value {
 		f := out.FieldByName(name)
@@ -281,9 +284,8 @@ func helloRequest(conn *tls.Conn) error {
 		return fmt.Errorf("ask: the cipher is a %T", field("cipher").Interface())
 	}
 	seq := field("seq").Interface().([8]byte)
-	hello := []byte{0, 0, 0, 0}
-	additional := append(append([]byte{}, seq[:]...), 22, 3, 3, 0, byte(len(hello)))
-	sealed := aead.Seal(append([]byte{}, seq[:]...), seq[:], hello, additional)
+	additional := append(append([]byte{}, seq[:]...), 22, 3, 3, byte(len(message)>>8), byte(len(message)))
+	sealed := aead.Seal(append([]byte{}, seq[:]...), seq[:], message, additional)
 	record := binary.BigEndian.AppendUint16([]byte{22, 3, 3}, uint16(len(sealed)))
 	if _, err := conn.NetConn().Write(append(record, sealed...)); err != nil {
 		return fmt.Errorf("ask: %w", err)
