@@ -166,7 +166,7 @@ func (x *exchange) target() error {
 		}
 	}
 	if raw == "*" && x.r.Method == http.MethodOptions {
-		x.path = raw
+		x.path, x.logged = raw, raw
 		return nil
 	}
 	if !strings.HasPrefix(raw, "/") {

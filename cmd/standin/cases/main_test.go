@@ -37,7 +37,7 @@ func TestMain(m *testing.M) {
 	}
 	flag.Parse()
 	// Cases wait for processes and sockets more than they compute.
-	if f := flag.Lookup("test.parallel"); f != nil && f.Value.String() == f.DefValue {
+	if f := flag.Lookup("test.parallel"); f != nil && f.Value.String() == f.DefValue && flag.Lookup("test.fuzz").Value.String() == "" {
 		_ = flag.Set("test.parallel", "8")
 	}
 	code := m.Run()
