@@ -15,7 +15,7 @@ import (
 func sectionDFrames() []entry {
 	return []entry{
 		{"D22", strangeHeaderLists},
-		{"D24", lengthsOfStreams},
+		{"D24", lengthsThatLie},
 		{"D25", extendedConnect},
 		{"D26", connectStreams},
 	}
@@ -96,7 +96,7 @@ func strangeHeaderLists(c *Case) {
 	c.Equal(targets, []string{"/x", "/x", "//" + evil + "/x?y=//z"})
 }
 
-func lengthsOfStreams(c *Case) {
+func lengthsThatLie(c *Case) {
 	const old = "h1.allowed.test"
 	c.Rules.Add("{name: h1, hosts: [" + old + "], substitute: [{secret: github, in: header Authorization}]}")
 	c.Rules.Add("{name: h1-login, hosts: [" + old + "], methods: [POST], paths: [/login], substitute: [{secret: github, in: json /auth/token}]}")
