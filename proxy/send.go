@@ -64,7 +64,7 @@ func (x *exchange) recordUse(plan *grant.Plan) error {
 	}
 	rec := x.record("substitute")
 	for _, use := range plan.Uses {
-		rec.Uses = append(rec.Uses, audit.Use{Secret: use.Secret, Version: use.Version, Fingerprint: use.Fingerprint, Surface: use.Surface, Count: 1})
+		rec.Uses = append(rec.Uses, audit.Use{Secret: use.Secret, Version: use.Version, Fingerprint: use.Fingerprint, Surface: use.Surface, Count: use.Count})
 	}
 	if err := x.p.cfg.Recorder.Append(x.r.Context(), rec); err != nil {
 		return &grant.Refusal{Code: "audit_unavailable", Cause: err}

@@ -1,0 +1,131 @@
+package body
+
+import (
+	"encoding/binary"
+	"math/bits"
+	"strconv"
+	"unicode/utf16"
+	"unicode/utf8"
+)
+
+// Eight bytes at a time: one in each byte, and the high bit of each.
+const (
+	ones  = 0x0101010101010101
+	highs = 0x8080808080808080
+)
+
+// text reads the inside of a JSON string. It returns how much of b is settled:
+// all up to the quote when closed, else what does not end within a character or
+// an escape. A lone surrogate is refused: parsers disagree about what it means.
+func text(b []byte) (n int, closed bool, err error) {
+	for n < len(b) {
+		if n+8 <= len(b) {
+			// The lowest byte that is marked is one of: a control, a quote, a
+			// backslash, or not ASCII. What a borrow marks wrongly lies above it.
+			w := binary.LittleEndian.Uint64(b[n:])
+			quote, slash := w^(ones*'"'), w^(ones*'\\')
+			marked := ((quote-ones)&^quote | (slash-ones)&^slash | (w - ones*' ') | w) & highs
+			if marked == 0 {
+				n += 8
+				continue
+			}
+			n += bits.TrailingZeros64(marked) / 8
+		}
+		switch c := b[n]; {
+		case c == '"':
+			return n, true, nil
+		case c < ' ':
+			return n, false, ErrMalformed
+		case c == '\\':
+			size, err := escape(b[n:])
+			if size == 0 || err != nil {
+				return n, false, err
+			}
+			n += size
+		case c < utf8.RuneSelf:
+			n++
+		default:
+			r, size := utf8.DecodeRune(b[n:])
+			if r == utf8.RuneError && size == 1 {
+				if utf8.FullRune(b[n:]) {
+					return n, false, ErrMalformed
+				}
+				return n, false, nil
+			}
+			n += size
+		}
+	}
+	return n, false, nil
+}
+
+// escape is the size of the escape with which b begins, both halves of a pair
+// of surrogates included, or 0 when b is too short to tell.
+func escape(b []byte) (int, error) {
+	if len(b) < 2 {
+		return 0, nil
+	}
+	switch b[1] {
+	case '"', '\\', '/', 'b', 'f', 'n', 'r', 't':
+		return 2, nil
+	case 'u':
+	default:
+		return 0, ErrMalformed
+	}
+	if len(b) < 6 {
+		return 0, nil
+	}
+	high, ok := hex4(b[2:])
+	if !ok {
+		return 0, ErrMalformed
+	}
+	if !utf16.IsSurrogate(high) {
+		return 6, nil
+	}
+	if len(b) < 12 {
+		return 0, nil
+	}
+	low, ok := hex4(b[8:])
+	if !ok || b[6] != '\\' || b[7] != 'u' || utf16.DecodeRune(high, low) == utf8.RuneError {
+		return 0, ErrMalformed
+	}
+	return 12, nil
+}
+
+// hex4 reads four hexadecimal digits.
+func hex4(b []byte) (rune, bool) {
+	if len(b) < 4 {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(string(b[:4]), 16, 16)
+	return rune(n), err == nil
+}
+
+// unescape decodes the valid escape with which b begins.
+func unescape(b []byte) (r rune, n int) {
+	switch b[1] {
+	case 'b':
+		return '\b', 2
+	case 'f':
+		return '\f', 2
+	case 'n':
+		return '\n', 2
+	case 'r':
+		return '\r', 2
+	case 't':
+		return '\t', 2
+	case 'u':
+		r, _ := hex4(b[2:])
+		if !utf16.IsSurrogate(r) {
+			return r, 6
+		}
+		low, _ := hex4(b[8:])
+		return utf16.DecodeRune(r, low), 12
+	}
+	return rune(b[1]), 2
+}
+
+func unescapeJSON(raw []byte) string {
+	var t Text
+	(&JSON{}).Decode(&t, raw)
+	return string(t.Bytes)
+}
