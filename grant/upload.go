@@ -246,8 +246,9 @@ func (r recoded) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Late is how a body that streams makes its uses known. Both are called in the
-// goroutine that reads, once for each secret and surface, or placeholder.
+// Late is how a body that streams makes known what is found in it. Both are
+// called in the goroutine that reads: Record once for each secret and surface,
+// Misplaced for each placeholder that stays.
 type Late struct {
 	Record    func(Use) error           // makes a use durable; until it returns nil, nothing of the value goes out
 	Misplaced func(secret string) error // an error ends the body
@@ -256,8 +257,9 @@ type Late struct {
 // Stream is src with values where the rule allows their placeholders. A grant is
 // asked for, a use is taken and recorded when a placeholder is met, before the
 // value goes out. The caller reads it in one goroutine at a time, and closes it
-// when the request is over. Errors are *Refusal, or those of src.
-func (p *Plan) Stream(src io.Reader, late Late) (io.ReadCloser, error) {
+// when the request is over; src stays open. It says whether the length stays
+// what it is. Errors are *Refusal, or those of src.
+func (p *Plan) Stream(src io.Reader, late Late) (substituted io.ReadCloser, sameLength bool, err error) {
 	var recorded []Use
 	put := func(secret string, at rules.Surface) (*held, error) {
 		if err := p.prep.s.Live(); err != nil {
@@ -289,9 +291,10 @@ func (p *Plan) Stream(src io.Reader, late Late) (io.ReadCloser, error) {
 	}
 	r, done, err := p.prep.pipe(src, put, misplaced)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	return &closer{r, done}, nil
+	plain, _ := r.(*stream)
+	return &closer{r, done}, plain != nil && len(plain.surfaces) == 0 && len(p.prep.named(rules.Body)) == 0, nil
 }
 
 type closer struct {

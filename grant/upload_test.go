@@ -124,7 +124,7 @@ func (u upload) streamed(t testing.TB, cut func(io.Reader) io.Reader) outcome {
 	}
 	var o outcome
 	var sent bytes.Buffer
-	body, err := plan.Stream(cut(strings.NewReader(u.body)), Late{
+	body, _, err := plan.Stream(cut(strings.NewReader(u.body)), Late{
 		Record: func(use Use) error {
 			if u.coding == "" && strings.Contains(sent.String(), "value") {
 				t.Error("a value went out before its record")
@@ -268,7 +268,7 @@ func TestNothingOfAValueGoesOutWithoutItsRecord(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	body, err := plan.Stream(strings.NewReader("before "+pMain+" behind"), Late{Record: func(Use) error { return &Refusal{Code: "audit_unavailable"} }})
+	body, _, err := plan.Stream(strings.NewReader("before "+pMain+" behind"), Late{Record: func(Use) error { return &Refusal{Code: "audit_unavailable"} }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -285,7 +285,7 @@ func TestAStreamTakesOneUseOfEachSecretAndStopsWhenNoneIsLeft(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		body, _ := plan.Stream(strings.NewReader(pMain+" "+pMain), Late{Record: func(Use) error { return nil }})
+		body, _, _ := plan.Stream(strings.NewReader(pMain+" "+pMain), Late{Record: func(Use) error { return nil }})
 		_, err = io.ReadAll(body)
 		if got := err; (want == "") != (got == nil) || want != "" && AsRefusal(got).Code != want {
 			t.Errorf("request %d: %v", n, got)
@@ -300,7 +300,7 @@ func TestARevokedSessionEndsAStream(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	body, _ := plan.Stream(strings.NewReader(pMain+"\n"), Late{Record: func(Use) error { return nil }})
+	body, _, _ := plan.Stream(strings.NewReader(pMain+"\n"), Late{Record: func(Use) error { return nil }})
 	s.Revoke("over")
 	if out, err := io.ReadAll(body); AsRefusal(err).Code != "session_closed" || len(out) > 0 {
 		t.Errorf("%q, %v", out, err)
@@ -317,7 +317,7 @@ func TestAStreamHoldsNothingBackThatIsSettled(t *testing.T) {
 			t.Fatal(err)
 		}
 		in, out := io.Pipe()
-		body, err := plan.Stream(in, Late{})
+		body, _, err := plan.Stream(in, Late{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -334,7 +334,7 @@ func TestAnErrorOfTheClientStaysItsOwn(t *testing.T) {
 	s := streamSession(t)
 	plan, _ := s.Prepare(t.Context(), upload{"/json", "", "", ""}.request(s))
 	broken := errors.New("broken")
-	body, _ := plan.Stream(io.MultiReader(strings.NewReader(`{"a":`), iotest.ErrReader(broken)), Late{})
+	body, _, _ := plan.Stream(io.MultiReader(strings.NewReader(`{"a":`), iotest.ErrReader(broken)), Late{})
 	if out, err := io.ReadAll(body); err != broken || string(out) != `{"a":` {
 		t.Errorf("%q, %v", out, err)
 	}
