@@ -151,9 +151,12 @@ func (j *JSON) closed() error {
 	if len(top.alive) == 0 || len(j.key) > j.longest {
 		return nil
 	}
-	name, depth := unescapeJSON(j.key), len(j.stack)-1
+	name, depth := j.key, len(j.stack)-1
+	if !j.Plain(name) {
+		name = []byte(unescapeJSON(name))
+	}
 	for _, i := range top.alive {
-		if len(j.pointers[i]) <= depth || j.pointers[i][depth] != name {
+		if len(j.pointers[i]) <= depth || j.pointers[i][depth] != string(name) {
 			continue
 		}
 		if top.answered[i] {
