@@ -126,6 +126,16 @@ func (x *Index) held(text string, from int) int {
 	return len(text)
 }
 
+// ends says whether text ends with a placeholder.
+func (x *Index) ends(text string) bool {
+	at := len(text) - tailLength
+	if at < 0 {
+		return false
+	}
+	p := x.byTail[text[at:]]
+	return p != nil && strings.HasSuffix(text, p.Text)
+}
+
 // All finds every placeholder in text.
 func (x *Index) All(text string) []Hit {
 	var hits []Hit

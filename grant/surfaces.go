@@ -303,7 +303,7 @@ func (p *prep) all(put func(string, rules.Surface) (*held, error), misplaced fun
 		}
 		return s.out, nil
 	}
-	reader, done, err := p.pipe(bytes.NewReader(p.r.Body), put, misplaced)
+	reader, _, done, err := p.pipe(bytes.NewReader(p.r.Body), put, misplaced)
 	if err != nil {
 		return nil, err
 	}
@@ -312,22 +312,22 @@ func (p *prep) all(put func(string, rules.Surface) (*held, error), misplaced fun
 }
 
 // pipe takes the coding off src, puts values in, and the coding on again.
-func (p *prep) pipe(src io.Reader, put func(string, rules.Surface) (*held, error), misplaced func(string) error) (io.Reader, func(), error) {
+func (p *prep) pipe(src io.Reader, put func(string, rules.Surface) (*held, error), misplaced func(string) error) (io.Reader, *stream, func(), error) {
 	var decoder *coding.Decoder
 	if p.r.Coding != "" {
 		var err error
 		if decoder, err = coding.Decode(p.r.Coding, src); err != nil {
-			return nil, nil, &Refusal{Code: "encoded_body", Cause: err}
+			return nil, nil, nil, &Refusal{Code: "encoded_body", Cause: err}
 		}
 		src = recoded{decoder}
 	}
 	s, err := p.newStream(src)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	s.put, s.misplaced = put, misplaced
 	if decoder == nil {
-		return s, s.free, nil
+		return s, s, s.free, nil
 	}
-	return decoder.Encode(s), func() { s.free(); decoder.Close() }, nil
+	return decoder.Encode(s), s, func() { s.free(); decoder.Close() }, nil
 }

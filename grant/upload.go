@@ -5,6 +5,7 @@ import (
 	"io"
 	"slices"
 	"sync"
+	"time"
 
 	"standin/grant/body"
 	"standin/grant/coding"
@@ -39,6 +40,9 @@ type stream struct {
 	before  []byte // the last bytes that went out of this part
 	text    body.Text
 
+	ahead   chan arrival // a read that is under way, while bytes are held back
+	patient bool         // what is held back has waited, and goes on waiting
+
 	out     []byte
 	scratch []byte // where out lies, unless it lies in in[from:to]
 	from    int
@@ -64,8 +68,13 @@ func (s *stream) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// free gives the window back. Nothing of it may stay for another body.
+// free waits for the read that is under way, and gives the window back. Nothing
+// of it may stay for another body.
 func (s *stream) free() {
+	if s.ahead != nil {
+		<-s.ahead
+		s.ahead = nil
+	}
 	if s.window != nil {
 		clear(*s.window)
 		windows.Put(s.window)
@@ -86,14 +95,75 @@ func (s *stream) fill() {
 		s.err = malformed(body.ErrMalformed)
 		return
 	}
-	n, err := s.src.Read(s.in[len(s.in):cap(s.in)])
+	n, err, waited := s.read(s.in[len(s.in):cap(s.in)])
 	s.in = s.in[:len(s.in)+n]
-	if scanned := s.scan(err == io.EOF); scanned != nil {
+	scanned := error(nil)
+	if waited {
+		scanned = s.release()
+	} else {
+		scanned = s.scan(err == io.EOF)
+	}
+	if scanned != nil {
 		// What was settled before the fault goes no further, either.
 		s.err, s.out = scanned, nil
 		return
 	}
 	s.err = err
+}
+
+// moment is how long a client may pause before what looks like the beginning of
+// a placeholder is taken for what it most likely is: the end of what the client
+// says before it waits for an answer.
+const moment = 500 * time.Millisecond
+
+// certain is a length at which a beginning of a placeholder is none by chance.
+const certain = 8
+
+// arrival is what one read has brought.
+type arrival struct {
+	b   []byte
+	err error
+}
+
+// read reads the source once. While bytes are held back it waits for a moment
+// only, and goes on with the same read when it is called again.
+func (s *stream) read(p []byte) (n int, err error, waited bool) {
+	if s.ahead == nil {
+		if s.settled == s.scanned {
+			n, err = s.src.Read(p)
+			return n, err, false
+		}
+		ahead, src, size := make(chan arrival, 1), s.src, min(len(p), 4<<10)
+		s.ahead = ahead
+		go func() {
+			b := make([]byte, size)
+			n, err := src.Read(b)
+			ahead <- arrival{b[:n], err}
+		}()
+	}
+	var late <-chan time.Time
+	if !s.patient {
+		timer := time.NewTimer(moment)
+		defer timer.Stop()
+		late = timer.C
+	}
+	select {
+	case a := <-s.ahead:
+		s.ahead, s.patient = nil, false
+		return copy(p, a.b), a.err, false
+	case <-late:
+		s.patient = true
+		return 0, nil, true
+	}
+}
+
+// release lets go of what was held back for a moment: a placeholder is whole
+// when nothing follows it, and a letter or two are none.
+func (s *stream) release() error {
+	if rest := s.scanned - s.settled; rest < certain || s.p.s.index.ends(view(s.in[s.settled:s.scanned])) {
+		return s.settle(true)
+	}
+	return nil
 }
 
 func (s *stream) scan(last bool) error {
@@ -259,7 +329,7 @@ type Late struct {
 // value goes out. The caller reads it in one goroutine at a time, and closes it
 // when the request is over; src stays open. It says whether the length stays
 // what it is. Errors are *Refusal, or those of src.
-func (p *Plan) Stream(src io.Reader, late Late) (substituted io.ReadCloser, sameLength bool, err error) {
+func (p *Plan) Stream(src io.Reader, late Late) (substituted *Upload, sameLength bool, err error) {
 	var recorded []Use
 	put := func(secret string, at rules.Surface) (*held, error) {
 		if err := p.prep.s.Live(); err != nil {
@@ -289,31 +359,38 @@ func (p *Plan) Stream(src io.Reader, late Late) (substituted io.ReadCloser, same
 		p.prep.s.NoteMisplaced([]string{secret})
 		return late.Misplaced(secret)
 	}
-	r, done, err := p.prep.pipe(src, put, misplaced)
+	r, s, done, err := p.prep.pipe(src, put, misplaced)
 	if err != nil {
 		return nil, false, err
 	}
-	plain, _ := r.(*stream)
-	return &closer{r, done}, plain != nil && len(plain.surfaces) == 0 && len(p.prep.named(rules.Body)) == 0, nil
+	return &Upload{r, s, done}, r == io.Reader(s) && len(s.surfaces) == 0 && len(p.prep.named(rules.Body)) == 0, nil
 }
 
-type closer struct {
-	io.Reader
+// Upload is a body on its way, with values in it.
+type Upload struct {
+	r    io.Reader
+	s    *stream
 	done func()
 }
 
-func (c *closer) Read(p []byte) (int, error) {
-	if c.Reader == nil {
+// Read gives what can go out. Between two calls a read of the source may be
+// under way.
+func (u *Upload) Read(p []byte) (int, error) {
+	if u.r == nil {
 		return 0, io.ErrClosedPipe
 	}
-	return c.Reader.Read(p)
+	return u.r.Read(p)
 }
 
-// Close frees what the stream holds.
-func (c *closer) Close() error {
-	if c.Reader != nil {
-		c.done()
-		c.Reader = nil
+// Waits says whether a read of the source is under way that has brought nothing
+// yet. Whoever can ends it before Close, which waits for it.
+func (u *Upload) Waits() bool { return u.s.ahead != nil && len(u.s.ahead) == 0 }
+
+// Close frees what the body holds.
+func (u *Upload) Close() error {
+	if u.r != nil {
+		u.done()
+		u.r = nil
 	}
 	return nil
 }

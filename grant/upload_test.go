@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
+	"testing/synctest"
+	"time"
 
 	"standin/grant/coding"
 	"standin/rules"
@@ -367,4 +369,41 @@ func FuzzStream(f *testing.F) {
 			t.Fatalf("%s %q: %s", u.path, u.body, use)
 		}
 	})
+}
+
+// A pause ends what only looks like the beginning of a placeholder, and a whole
+// one; what must be the beginning of one waits for its rest.
+func TestNoStreamStallsBehindWhatLooksLikeAPlaceholder(t *testing.T) {
+	for _, c := range []struct{ first, want, rest, then string }{
+		{"a quiz", "a quiz", "z\n", "z\n"}, {"say " + pMain, "say " + streamValue, "\n", "\n"}, {"gh", "gh", "p_\n", "p_\n"},
+		{"x " + pMain[:20], "x ", pMain[20:] + ".", streamValue + "."},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s := streamSession(t)
+			plan, err := s.Prepare(t.Context(), upload{"/body", "", "", ""}.request(s))
+			if err != nil {
+				t.Fatal(err)
+			}
+			in, out := io.Pipe()
+			body, _, err := plan.Stream(in, Late{Record: func(Use) error { return nil }})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.Revoke("over")
+			go out.Write([]byte(c.first))
+			got := make([]byte, len(c.want))
+			if _, err := io.ReadFull(body, got); err != nil || string(got) != c.want {
+				t.Errorf("%q: %q, %v", c.first, got, err)
+			}
+			go func() {
+				time.Sleep(time.Hour)
+				out.Write([]byte(c.rest))
+				out.Close()
+			}()
+			if rest, err := io.ReadAll(body); err != nil || string(rest) != c.then {
+				t.Errorf("%q, then: %q, %v", c.first, rest, err)
+			}
+			body.Close()
+		})
+	}
 }

@@ -185,7 +185,8 @@ func (i *informer) stop() {
 type sentBody struct {
 	x       *exchange
 	src     io.ReadCloser
-	reads   bool        // the rule reads it: values are put in while it streams
+	reads   bool // the rule reads it: values are put in while it streams
+	upload  *grant.Upload
 	length  int64       // as it is sent on, -1 when that is not known
 	trailer http.Header // nil, or the declared names, filled at the end
 
@@ -247,7 +248,7 @@ func (b *sentBody) substitute(plan *grant.Plan) error {
 	if err != nil {
 		return err
 	}
-	if b.src = src; !sameLength {
+	if b.src, b.upload = src, src; !sameLength {
 		b.length = -1
 	}
 	return nil
@@ -319,9 +320,14 @@ func (b *sentBody) stop(w *plainWriter) {
 		b.mu.Lock()
 	}
 	defer b.mu.Unlock()
-	if b.stopped = true; b.reads {
-		b.src.Close()
+	b.stopped = true
+	if b.upload == nil {
+		return
 	}
+	if b.upload.Waits() {
+		http.NewResponseController(w.ResponseWriter).SetReadDeadline(time.Now())
+	}
+	b.upload.Close()
 }
 
 // sentBytes is how much of the body has been read.
