@@ -304,11 +304,22 @@ func FuzzMultipart(f *testing.F) {
 }
 
 func BenchmarkJSON(b *testing.B) {
-	text := []byte(`{"items":[` + strings.Repeat(`{"name":"`+strings.Repeat("words and words ", 30)+`","n":12.5,"ok":true},`, 2000) + `null],"auth":{"token":"P"}}`)
-	b.SetBytes(int64(len(text)))
-	for b.Loop() {
-		if found, err := parts(NewJSON([]string{"/auth/token"}), text, 64<<10); err != nil || one(found) != "P" {
-			b.Fatal(found, err)
-		}
+	words := strings.Repeat("words and words ", 30)
+	for _, c := range []struct{ name, text string }{
+		{"messages", `{"items":[` + strings.Repeat(`{"name":"`+words+`","n":12.5,"ok":true},`, 2000) + `null],"auth":{"token":"P"}}`},
+		{"one text", `{"text":"` + strings.Repeat(words, 2000) + `","auth":{"token":"P"}}`},
+		{"code", `{"text":"` + strings.Repeat(`if x == \"y\" {\n\treturn z\n}\n`, 30000) + `","auth":{"token":"P"}}`},
+		{"lines", `{"text":"` + strings.Repeat(strings.Repeat("a line of text ", 4)+`\n`, 16000) + `","auth":{"token":"P"}}`},
+		{"numbers", `{"n":[` + strings.Repeat("0.0123,", 150000) + `0],"auth":{"token":"P"}}`},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			text := []byte(c.text)
+			b.SetBytes(int64(len(text)))
+			for b.Loop() {
+				if found, err := parts(NewJSON([]string{"/auth/token"}), text, 64<<10); err != nil || one(found) != "P" {
+					b.Fatal(found, err)
+				}
+			}
+		})
 	}
 }

@@ -1,6 +1,7 @@
 package body
 
 import (
+	"bytes"
 	"encoding/binary"
 	"math/bits"
 	"strconv"
@@ -18,17 +19,29 @@ const (
 // all up to the quote when closed, else what does not end within a character or
 // an escape. A lone surrogate is refused: parsers disagree about what it means.
 func text(b []byte) (n int, closed bool, err error) {
+	quote, slash, words := -1, -1, 0
 	for n < len(b) {
 		if n+8 <= len(b) {
 			// The lowest byte that is marked is one of: a control, a quote, a
 			// backslash, or not ASCII. What a borrow marks wrongly lies above it.
 			w := binary.LittleEndian.Uint64(b[n:])
-			quote, slash := w^(ones*'"'), w^(ones*'\\')
-			marked := ((quote-ones)&^quote | (slash-ones)&^slash | (w - ones*' ') | w) & highs
+			q, s := w^(ones*'"'), w^(ones*'\\')
+			marked := ((q-ones)&^q | (s-ones)&^s | (w - ones*' ') | w) & highs
 			if marked == 0 {
 				n += 8
+				if words++; words%4 == 0 {
+					// A long text: to the next quote or backslash at memory speed.
+					if quote < n {
+						quote = next(b, n, len(b), '"')
+					}
+					if slash < n {
+						slash = next(b, n, quote, '\\')
+					}
+					n += plain(b[n:min(quote, slash)])
+				}
 				continue
 			}
+			words = 0
 			n += bits.TrailingZeros64(marked) / 8
 		}
 		switch c := b[n]; {
@@ -56,6 +69,29 @@ func text(b []byte) (n int, closed bool, err error) {
 		}
 	}
 	return n, false, nil
+}
+
+// next is where the next c stands in b[from:to], or to. Each is looked for once,
+// so that a text of many escapes costs no more than its length.
+func next(b []byte, from, to int, c byte) int {
+	if i := bytes.IndexByte(b[from:to], c); i >= 0 {
+		return from + i
+	}
+	return to
+}
+
+// plain is how many bytes, by 32, b begins with that are ASCII and no controls.
+func plain(b []byte) int {
+	n := 0
+	for ; n+32 <= len(b); n += 32 {
+		w := b[n : n+32]
+		p, q := binary.LittleEndian.Uint64(w), binary.LittleEndian.Uint64(w[8:])
+		r, s := binary.LittleEndian.Uint64(w[16:]), binary.LittleEndian.Uint64(w[24:])
+		if (p|(p-ones*' ')|q|(q-ones*' ')|r|(r-ones*' ')|s|(s-ones*' '))&highs != 0 {
+			break
+		}
+	}
+	return n
 }
 
 // escape is the size of the escape with which b begins, both halves of a pair
