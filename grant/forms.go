@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/url"
+	"standin/grant/body"
 	"strings"
 	"unicode/utf8"
 
@@ -87,7 +88,7 @@ func lowerEscapes(text string) string {
 
 // jsonForms are the ways in which common encoders write text in a JSON string.
 func jsonForms(text string) []string {
-	forms := []string{escapeJSON(text)}
+	forms := []string{body.EscapeJSON(text)}
 	if html, err := json.Marshal(text); err == nil {
 		forms = append(forms, strings.Trim(string(html), `"`))
 		if strings.HasSuffix(text, `"`) || strings.HasPrefix(text, `"`) {

@@ -3,6 +3,7 @@ package grant
 import (
 	"crypto/rand"
 	"fmt"
+	"slices"
 	"strings"
 	"unsafe"
 )
@@ -46,6 +47,7 @@ type Placeholder struct {
 type Index struct {
 	byTail   map[string]*Placeholder
 	maxShape int
+	heads    []string // shape and marker, of each shape
 }
 
 // NewIndex indexes placeholders, given as a map from a secret's name to its
@@ -64,6 +66,9 @@ func NewIndex(placeholders map[string]string) (*Index, error) {
 		}
 		x.byTail[tail] = &Placeholder{Secret: secret, Text: text}
 		x.maxShape = max(x.maxShape, len(shape))
+		if head := shape + Marker; !slices.Contains(x.heads, head) {
+			x.heads = append(x.heads, head)
+		}
 	}
 	return x, nil
 }
@@ -99,6 +104,36 @@ func (x *Index) Next(text string, from int) (Hit, bool) {
 		}
 	}
 	return Hit{}, false
+}
+
+// held is where the end of text begins that could be the beginning of a
+// placeholder, or a whole one that a letter may yet follow; not before from.
+func (x *Index) held(text string, from int) int {
+	for at := max(from, len(text)-x.reach()+1); at < len(text); at++ {
+		for _, head := range x.heads {
+			if text[at] != head[0] {
+				continue
+			}
+			rest := text[at:]
+			if len(rest) <= len(head) && strings.HasPrefix(head, rest) {
+				return at
+			}
+			if tail, ok := strings.CutPrefix(rest, head); ok && len(tail) <= tailLength && strings.Trim(tail, tailAlphabet) == "" {
+				return at
+			}
+		}
+	}
+	return len(text)
+}
+
+// ends says whether text ends with a placeholder.
+func (x *Index) ends(text string) bool {
+	at := len(text) - tailLength
+	if at < 0 {
+		return false
+	}
+	p := x.byTail[text[at:]]
+	return p != nil && strings.HasSuffix(text, p.Text)
 }
 
 // All finds every placeholder in text.

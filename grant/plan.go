@@ -16,12 +16,14 @@ type Request struct {
 	Path   string      // raw, as on the wire, without the query
 	Query  string      // raw, without "?"
 	Body   []byte      // a body that was read first; nil when there is none or it streams
+	Coding string      // the content coding of the body, as package coding names it
 	Match  rules.Match
 }
 
 // Use is one secret that a plan puts at one surface.
 type Use struct {
 	Secret, Version, Fingerprint, Surface string
+	Count                                 int
 }
 
 // Plan is what Prepare decided. Applying it is the only way in which a value
@@ -30,6 +32,7 @@ type Plan struct {
 	Uses      []Use
 	Misplaced []string // secrets whose placeholders stand in the body, and stay there
 	edits     []edit
+	prep      *prep // for a body that streams
 }
 
 // edit puts a value into a request.
@@ -79,6 +82,7 @@ func (s *Session) Prepare(ctx context.Context, r *Request) (*Plan, error) {
 		return nil, err
 	}
 	s.NoteMisplaced(p.plan.Misplaced)
+	p.plan.prep = p
 	return p.plan, nil
 }
 
@@ -129,11 +133,22 @@ func (p *prep) place(secret string, at rules.Surface) (*held, error) {
 		p.granted = map[string]*held{}
 	}
 	p.granted[secret] = value
-	p.plan.Uses = append(p.plan.Uses, Use{secret, value.Version, value.fingerprint, at.String()})
+	p.use(Use{secret, value.Version, value.fingerprint, at.String(), 1})
 	if fault == "panic" {
 		panic(string(value.Secret.Reveal()))
 	}
 	return value, nil
+}
+
+// use adds one use to the plan.
+func (p *prep) use(u Use) {
+	for i := range p.plan.Uses {
+		if have := &p.plan.Uses[i]; have.Secret == u.Secret && have.Surface == u.Surface && have.Fingerprint == u.Fingerprint {
+			have.Count++
+			return
+		}
+	}
+	p.plan.Uses = append(p.plan.Uses, u)
 }
 
 func (p *prep) allows(secret string, at rules.Surface) bool {
@@ -173,12 +188,15 @@ func (p *prep) replaced(decoded string, at rules.Surface, safe func(string) bool
 	if err != nil {
 		return "", false, err
 	}
-	text := string(value.Secret.Reveal())
+	text := value.text()
 	if !safe(text) {
 		return "", false, &Refusal{Code: "unsafe_value", Secret: hit.Placeholder.Secret, Surface: at.String()}
 	}
 	return decoded[:hit.Start] + text + decoded[hit.End:], true, nil
 }
+
+// text is the value itself, for the place where it goes.
+func (h *held) text() string { return string(h.Secret.Reveal()) }
 
 // misplaced refuses when a placeholder stands in text, at a place that no
 // surface covers.

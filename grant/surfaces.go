@@ -3,14 +3,15 @@ package grant
 import (
 	"bytes"
 	"encoding/base64"
-	"encoding/json"
+	"io"
 	"mime"
 	"net/url"
 	"strings"
-	"unicode/utf8"
 
 	"golang.org/x/net/http/httpguts"
 
+	"standin/grant/body"
+	"standin/grant/coding"
 	"standin/rules"
 )
 
@@ -217,152 +218,116 @@ func escapeQuery(text string) string {
 	return strings.ReplaceAll(url.QueryEscape(text), "+", "%20")
 }
 
+// newStream reads src as the rule and the Content-Type say.
+func (p *prep) newStream(src io.Reader) (*stream, error) {
+	s := &stream{p: p, src: src, layout: body.Raw{}}
+	types := p.r.Header["Content-Type"]
+	if len(types) > 1 {
+		return nil, &Refusal{Code: "bad_request", Surface: "body"}
+	}
+	var media string
+	var parameters map[string]string
+	var err error
+	if len(types) == 1 {
+		media, parameters, err = mime.ParseMediaType(types[0])
+	}
+	parts := func(kind rules.Kind) []string {
+		names := p.named(kind)
+		for _, name := range names {
+			s.surfaces = append(s.surfaces, rules.Surface{Kind: kind, Name: name})
+		}
+		return names
+	}
+	switch {
+	case media == "application/x-www-form-urlencoded":
+		s.layout = body.NewForm(parts(rules.Form))
+	case strings.HasPrefix(media, "multipart/"):
+		names := parts(rules.Multipart)
+		if len(names) == 0 {
+			break
+		}
+		if err != nil || media != "multipart/form-data" {
+			return nil, &Refusal{Code: "bad_request", Surface: "multipart"}
+		}
+		if s.layout, err = body.NewMultipart(parameters["boundary"], names); err != nil {
+			return nil, malformed(err)
+		}
+	default:
+		if pointers := parts(rules.JSON); len(pointers) > 0 {
+			s.layout = body.NewJSON(pointers)
+		}
+	}
+	return s, nil
+}
+
 // body looks at a body that was read first. Placeholders at places that no
 // surface names stay, inert: agents quote their environment in every prompt.
 func (p *prep) body() error {
 	if p.r.Body == nil {
 		return nil
 	}
-	var err error
-	media, _, _ := mime.ParseMediaType(p.r.Header.Get("Content-Type"))
-	switch {
-	case media == "application/x-www-form-urlencoded":
-		err = p.form()
-	case strings.HasPrefix(media, "multipart/"):
-		p.quoted(view(p.r.Body), nil)
-	default:
-		err = p.json()
+	changed := false
+	put := func(secret string, at rules.Surface) (*held, error) {
+		changed = true
+		return p.place(secret, at)
 	}
-	if err == nil && p.rule.Misplaced == rules.Refuse && len(p.plan.Misplaced) > 0 {
-		return &Refusal{Code: "placeholder_misplaced", Secret: p.plan.Misplaced[0], Surface: "body"}
-	}
-	return err
-}
-
-// quoted notes the placeholders of the body that lie in none of the spans.
-func (p *prep) quoted(body string, spans []span) {
-	for _, hit := range p.s.index.All(body) {
-		inside := false
-		for _, sp := range spans {
-			inside = inside || sp.start <= hit.Start && hit.End <= sp.end
+	misplaced := func(secret string) error {
+		if p.rule.Misplaced == rules.Refuse {
+			return &Refusal{Code: "placeholder_misplaced", Secret: secret, Surface: "body"}
 		}
-		if !inside {
-			p.plan.Misplaced = append(p.plan.Misplaced, hit.Placeholder.Secret)
-		}
-	}
-}
-
-// form looks at the fields that "form" surfaces name.
-func (p *prep) form() error {
-	names := p.named(rules.Form)
-	var spans []span
-	count := map[string]int{}
-	for at, piece := range pieces(p.r.Body) {
-		rawName, _, hasValue := bytes.Cut(piece, []byte("="))
-		name, err := url.QueryUnescape(string(rawName))
-		if err != nil {
-			if len(names) == 0 {
-				continue
-			}
-			return &Refusal{Code: "bad_request", Surface: "form", Cause: errMalformed}
-		}
-		for i, named := range names {
-			if named != name {
-				continue
-			}
-			if count[name]++; count[name] > 1 {
-				return &Refusal{Code: "bad_request", Surface: "form " + name, Cause: errRepeated}
-			}
-			if hasValue {
-				spans = append(spans, span{at + len(rawName) + 1, at + len(piece), i})
-			}
-		}
-	}
-	return p.splice(spans, coding{
-		surface: func(i int) rules.Surface { return rules.Surface{Kind: rules.Form, Name: names[i]} },
-		decode:  url.QueryUnescape, encode: escapeQuery, safe: safeEscaped,
-	})
-}
-
-// pieces yields the pairs of a form and where they begin.
-func pieces(body []byte) func(func(int, []byte) bool) {
-	return func(yield func(int, []byte) bool) {
-		at := 0
-		for piece := range bytes.SplitSeq(body, []byte("&")) {
-			if !yield(at, piece) {
-				return
-			}
-			at += len(piece) + 1
-		}
-	}
-}
-
-// json looks at the strings that "json" surfaces name.
-func (p *prep) json() error {
-	pointers := p.named(rules.JSON)
-	if len(pointers) == 0 || len(p.r.Body) == 0 {
-		p.quoted(view(p.r.Body), nil)
+		p.plan.Misplaced = append(p.plan.Misplaced, secret)
 		return nil
 	}
-	spans, err := findJSON(p.r.Body, pointers)
+	out, err := p.all(put, misplaced)
 	if err != nil {
-		return &Refusal{Code: "bad_request", Surface: "json", Cause: err}
+		return err
 	}
-	return p.splice(spans, coding{
-		surface: func(i int) rules.Surface { return rules.Surface{Kind: rules.JSON, Name: pointers[i]} },
-		decode:  func(s string) (string, error) { return unescapeJSON([]byte(s)), nil },
-		encode:  escapeJSON, safe: utf8.ValidString,
-	})
-}
-
-// coding is how the parts of one kind of body are read and written.
-type coding struct {
-	surface func(int) rules.Surface
-	decode  func(string) (string, error)
-	encode  func(string) string
-	safe    func(string) bool
-}
-
-// escapeJSON writes text as it stands between the quotes of a JSON string.
-func escapeJSON(text string) string {
-	var out bytes.Buffer
-	enc := json.NewEncoder(&out)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(text); err != nil {
-		return ""
-	}
-	return string(bytes.TrimSuffix(bytes.TrimPrefix(bytes.TrimSuffix(out.Bytes(), []byte("\n")), []byte(`"`)), []byte(`"`)))
-}
-
-// splice replaces the placeholders that stand in spans of the body, each span
-// decoded and encoded by its surface; every other byte stays as it is.
-func (p *prep) splice(spans []span, c coding) error {
-	body := p.r.Body
-	var out []byte
-	var served []span
-	from := 0
-	for _, sp := range spans {
-		at := c.surface(sp.surface)
-		decoded, err := c.decode(string(body[sp.start:sp.end]))
-		if err != nil {
-			return &Refusal{Code: "bad_request", Surface: at.String(), Cause: errMalformed}
-		}
-		hits := p.s.index.All(decoded)
-		if len(hits) != 1 || !p.allows(hits[0].Placeholder.Secret, at) {
-			continue // noted as quoted below
-		}
-		text, _, err := p.replaced(decoded, at, c.safe)
-		if err != nil {
-			return err
-		}
-		out = append(append(out, body[from:sp.start]...), c.encode(text)...)
-		from = sp.end
-		served = append(served, sp)
-	}
-	p.quoted(view(body), served)
-	if len(served) > 0 {
-		out = append(out, body[from:]...)
+	if changed {
 		p.plan.edits = append(p.plan.edits, func(r *Request) { r.Body = out })
 	}
 	return nil
+}
+
+// all is the whole of a body that was read first.
+func (p *prep) all(put func(string, rules.Surface) (*held, error), misplaced func(string) error) ([]byte, error) {
+	if p.r.Coding == "" {
+		s, err := p.newStream(nil)
+		if err != nil {
+			return nil, err
+		}
+		s.put, s.misplaced = put, misplaced
+		s.in, s.part, s.to = p.r.Body, body.Outside, -1
+		s.scratch = make([]byte, 0, len(p.r.Body)+windowSize/16)
+		if err := s.scan(true); err != nil {
+			return nil, err
+		}
+		return s.out, nil
+	}
+	reader, _, done, err := p.pipe(bytes.NewReader(p.r.Body), put, misplaced)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	return io.ReadAll(reader)
+}
+
+// pipe takes the coding off src, puts values in, and the coding on again.
+func (p *prep) pipe(src io.Reader, put func(string, rules.Surface) (*held, error), misplaced func(string) error) (io.Reader, *stream, func(), error) {
+	var decoder *coding.Decoder
+	if p.r.Coding != "" {
+		var err error
+		if decoder, err = coding.Decode(p.r.Coding, src); err != nil {
+			return nil, nil, nil, &Refusal{Code: "encoded_body", Cause: err}
+		}
+		src = recoded{decoder}
+	}
+	s, err := p.newStream(src)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	s.put, s.misplaced = put, misplaced
+	if decoder == nil {
+		return s, s, s.free, nil
+	}
+	return decoder.Encode(s), s, func() { s.free(); decoder.Close() }, nil
 }

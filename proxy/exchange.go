@@ -12,6 +12,7 @@ import (
 
 	"standin/audit"
 	"standin/grant"
+	"standin/grant/coding"
 	"standin/rules"
 )
 
@@ -27,6 +28,7 @@ type exchange struct {
 	query  string // raw, without "?"
 	asked  bool   // a "?" stood in the target
 	match  rules.Match
+	coding string // of the body, when the rule reads it
 	logged string // the path as the record may say it
 	sent   bool   // it was sent on, as far as can be known
 }
@@ -219,7 +221,7 @@ func (x *exchange) serve() error {
 	if err != nil {
 		return err
 	}
-	req := &grant.Request{Header: x.r.Header, Path: x.path, Query: x.query, Body: first, Match: x.match}
+	req := &grant.Request{Header: x.r.Header, Path: x.path, Query: x.query, Body: first, Coding: x.coding, Match: x.match}
 	plan, err := x.t.client.Session.Prepare(x.r.Context(), req)
 	if err != nil {
 		return err
@@ -245,11 +247,14 @@ func (x *exchange) body() (*sentBody, []byte, error) {
 	if signed(r.Header) {
 		return nil, nil, &grant.Refusal{Code: "signed_body"}
 	}
-	if coding := r.Header.Get("Content-Encoding"); len(r.Header["Content-Encoding"]) > 0 && !strings.EqualFold(coding, "identity") {
+	var err error
+	if x.coding, err = coding.Parse(r.Header["Content-Encoding"]); err != nil {
 		return nil, nil, &grant.Refusal{Code: "encoded_body"}
 	}
 	if r.ContentLength < 0 || r.ContentLength > rule.ReadFirst {
-		return nil, nil, &grant.Refusal{Code: "body_too_large"}
+		b := x.newSentBody()
+		b.reads = true
+		return b, nil, nil
 	}
 	first := make([]byte, r.ContentLength)
 	if _, err := io.ReadFull(r.Body, first); err != nil {
@@ -283,6 +288,11 @@ func signed(h http.Header) bool {
 	for _, name := range []string{"Digest", "Content-Digest", "Repr-Digest", "Content-Md5", "X-Amz-Content-Sha256", "Signature", "Signature-Input"} {
 		if len(h[name]) > 0 {
 			return true
+		}
+	}
+	for _, line := range h["Content-Encoding"] {
+		if strings.Contains(strings.ToLower(line), "aws-chunked") {
+			return true // each chunk carries the signature of what it holds
 		}
 	}
 	return strings.HasPrefix(h.Get("Authorization"), "AWS4-")

@@ -35,7 +35,7 @@ var answers = map[string]answer{
 	"method_not_allowed":    {405, "http_request_denied", "CONNECT and TRACE are not served inside a tunnel"},
 	"credentials_required":  {407, "http_request_denied", "use the proxy address that \"standin run\" puts into the environment"},
 	"signed_body":           {409, "http_request_denied", "the body is signed, so nothing can be put into it; use a header surface"},
-	"body_too_large":        {413, "http_request_error", "the body is longer than the rule reads, or has no length; raise \"read-first\""},
+	"body_too_large":        {413, "http_request_error", "the body grows too much when its encoding is taken off"},
 	"encoded_body":          {415, "http_request_error", "the rule reads the body, and its encoding cannot be read"},
 	"authority_mismatch":    {421, "http_request_error", "Host names another host than the tunnel"},
 	"upgrade_refused":       {426, "http_upgrade_failed", "no rule allows a WebSocket here"},

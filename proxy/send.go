@@ -19,6 +19,7 @@ import (
 
 	"standin/audit"
 	"standin/grant"
+	"standin/rules"
 )
 
 // send records what the plan puts into the request, puts it in, and sends the
@@ -30,10 +31,13 @@ func (x *exchange) send(plan *grant.Plan, req *grant.Request, body *sentBody) (*
 		return nil, err
 	}
 	x.noteMisplaced(plan.Misplaced)
-	if err := x.recordUse(plan); err != nil {
+	if err := x.recordUses(plan.Uses); err != nil {
 		return nil, err
 	}
 	plan.Apply(req)
+	if err := body.substitute(plan); err != nil {
+		return nil, err
+	}
 	out := x.request(req, body)
 	tries := 0
 	once := x.informOnce()
@@ -41,7 +45,7 @@ func (x *exchange) send(plan *grant.Plan, req *grant.Request, body *sentBody) (*
 		// The transport may find a pooled connection dead and take another:
 		// then the request leaves again, and is recorded again.
 		GotConn: func(info httptrace.GotConnInfo) {
-			if tries++; tries > 1 && x.recordUse(plan) != nil {
+			if tries++; tries > 1 && x.recordUses(plan.Uses) != nil {
 				info.Conn.Close()
 			}
 		},
@@ -55,17 +59,20 @@ func (x *exchange) send(plan *grant.Plan, req *grant.Request, body *sentBody) (*
 		body.stop(x.w)
 		return nil, x.sendError(err, body)
 	}
+	if resp.StatusCode == http.StatusLengthRequired && out.Body != nil && out.ContentLength < 0 && x.r.ContentLength > 0 {
+		resp.Header.Add("Proxy-Status", `standin; details="the length of the body is not known before it is sent; raise \"read-first\" of the rule"`)
+	}
 	return resp, nil
 }
 
-// recordUse makes the substitutions of a plan durable.
-func (x *exchange) recordUse(plan *grant.Plan) error {
-	if len(plan.Uses) == 0 {
+// recordUses makes substitutions durable.
+func (x *exchange) recordUses(uses []grant.Use) error {
+	if len(uses) == 0 {
 		return nil
 	}
 	rec := x.record("substitute")
-	for _, use := range plan.Uses {
-		rec.Uses = append(rec.Uses, audit.Use{Secret: use.Secret, Version: use.Version, Fingerprint: use.Fingerprint, Surface: use.Surface, Count: 1})
+	for _, use := range uses {
+		rec.Uses = append(rec.Uses, audit.Use{Secret: use.Secret, Version: use.Version, Fingerprint: use.Fingerprint, Surface: use.Surface, Count: use.Count})
 	}
 	if err := x.p.cfg.Recorder.Append(x.r.Context(), rec); err != nil {
 		return &grant.Refusal{Code: "audit_unavailable", Cause: err}
@@ -109,7 +116,7 @@ func (x *exchange) request(req *grant.Request, body *sentBody) *http.Request {
 	out := &http.Request{Method: x.r.Method, URL: u, Host: host, Header: h, ProtoMajor: 1, ProtoMinor: 1}
 	switch {
 	case body != nil:
-		out.Body, out.ContentLength, out.Trailer = body, x.r.ContentLength, body.trailer
+		out.Body, out.ContentLength, out.Trailer = body, body.length, body.trailer
 	case req.Body != nil:
 		delete(h, "Expect")
 		out.Body, out.ContentLength = io.NopCloser(bytes.NewReader(req.Body)), int64(len(req.Body))
@@ -179,6 +186,9 @@ func (i *informer) stop() {
 type sentBody struct {
 	x       *exchange
 	src     io.ReadCloser
+	reads   bool // the rule reads it: values are put in while it streams
+	upload  *grant.Upload
+	length  int64       // as it is sent on, -1 when that is not known
 	trailer http.Header // nil, or the declared names, filled at the end
 
 	n       atomic.Int64 // read so far
@@ -186,12 +196,12 @@ type sentBody struct {
 	ended   bool         // all of it was read
 	failed  bool         // the client broke off
 	stopped bool
-	refused error
+	refused *grant.Refusal // why it was cut
 	seen    map[string]bool
 }
 
 func (x *exchange) newSentBody() *sentBody {
-	b := &sentBody{x: x, seen: map[string]bool{}}
+	b := &sentBody{x: x, length: x.r.ContentLength, seen: map[string]bool{}}
 	b.src = x.t.client.Session.Index().Watch(x.r.Body, b.found)
 	if len(x.r.Trailer) > 0 {
 		b.trailer = http.Header{}
@@ -216,6 +226,35 @@ func (b *sentBody) found(p *grant.Placeholder) error {
 	return nil
 }
 
+// substitute makes b carry values, when the rule reads it. A placeholder is only
+// found while the body streams, so its use is recorded then, before any of the
+// value goes out.
+func (b *sentBody) substitute(plan *grant.Plan) error {
+	if b == nil || !b.reads {
+		return nil
+	}
+	src, sameLength, err := plan.Stream(b.x.r.Body, grant.Late{
+		Record: func(use grant.Use) error { return b.x.recordUses([]grant.Use{use}) },
+		Misplaced: func(secret string) error {
+			if b.x.match.Rule.Misplaced == rules.Refuse {
+				return &grant.Refusal{Code: "placeholder_misplaced", Secret: secret, Surface: "body"}
+			}
+			if !b.seen[secret] {
+				b.seen[secret] = true
+				b.x.noteMisplaced([]string{secret})
+			}
+			return nil
+		},
+	})
+	if err != nil {
+		return err
+	}
+	if b.src, b.upload = src, src; !sameLength {
+		b.length = -1
+	}
+	return nil
+}
+
 func (b *sentBody) Read(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -228,6 +267,13 @@ func (b *sentBody) Read(p []byte) (int, error) {
 	case err == io.EOF:
 		b.ended = true
 		b.trailers()
+	case errors.As(err, &b.refused):
+		rec := b.x.record("deny")
+		rec.Code, rec.Reason = b.refused.Code, b.refused.Surface
+		if b.refused.Secret != "" {
+			rec.Secrets = []string{b.refused.Secret}
+		}
+		b.x.p.note(rec)
 	case b.x.r.ProtoMajor == 1 && malformed(err):
 		b.refused = &grant.Refusal{Code: "bad_request"}
 	case err != nil:
@@ -276,6 +322,13 @@ func (b *sentBody) stop(w *plainWriter) {
 	}
 	defer b.mu.Unlock()
 	b.stopped = true
+	if b.upload == nil {
+		return
+	}
+	if b.upload.Waits() {
+		http.NewResponseController(w.ResponseWriter).SetReadDeadline(time.Now())
+	}
+	b.upload.Close()
 }
 
 // unfinished says whether the client may still be sending.

@@ -35,7 +35,7 @@ func sectionA() []entry {
 		{"A45", noPlaceholderBeginsAnother},
 		{"A47", lookAlikesOfAPlaceholder},
 		{"A48", strangeMethods},
-	}, sectionABodies()...)
+	}, append(sectionABodies(), sectionAStreams()...)...)
 }
 
 func bearer(value string) string { return "Authorization: Bearer " + value }
