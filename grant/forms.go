@@ -42,7 +42,7 @@ func formsOf(v scrubValue) []form {
 		forms = append(forms, form{text, with})
 	}
 	add(raw, v.placeholder)
-	for _, escaped := range []string{url.QueryEscape(raw), url.PathEscape(raw), escapeQuery(raw), escapeAll(raw)} {
+	for _, escaped := range []string{url.QueryEscape(raw), url.PathEscape(raw), escapeQuery(raw), escapeAll(raw, true), escapeAll(raw, false)} {
 		add(escaped, v.placeholder)
 		add(lowerEscapes(escaped), v.placeholder)
 	}
@@ -61,11 +61,12 @@ func formsOf(v scrubValue) []form {
 	return forms
 }
 
-// escapeAll percent-encodes everything but the unreserved characters of RFC 3986.
-func escapeAll(text string) string {
+// escapeAll percent-encodes every byte, but where plain the unreserved characters
+// of RFC 3986.
+func escapeAll(text string, plain bool) string {
 	var out strings.Builder
 	for _, c := range []byte(text) {
-		if isWord(c) || strings.IndexByte("-.~", c) >= 0 {
+		if plain && (isWord(c) || strings.IndexByte("-.~", c) >= 0) {
 			out.WriteByte(c)
 		} else {
 			fmt.Fprintf(&out, "%%%02X", c)

@@ -32,6 +32,7 @@ func written(value string) map[string]string {
 		"raw":           value,
 		"query":         url.QueryEscape(value),
 		"path":          url.PathEscape(value),
+		"every byte":    escapeAll(value, false),
 		"lower percent": lowerEscapes(url.QueryEscape(value)),
 		"hex":           hex.EncodeToString([]byte(value)),
 		"upper hex":     strings.ToUpper(hex.EncodeToString([]byte(value))),

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"strings"
 	"time"
@@ -86,7 +87,9 @@ func (p *program) auditVerify(cmd *cobra.Command, v *auditVerify) error {
 		if err != nil {
 			return withAuditHint(err)
 		}
-	} else if report, err = audit.Verify(h.Audit(), o); err != nil {
+	} else if report, err = audit.Verify(h.Audit(), o); errors.Is(err, fs.ErrNotExist) && len(o.Anchors) > 0 {
+		return exitError(audit.Tampered, &hinted{errors.New("verify audit: there is no log, and an anchor says that there was one"), "keep what is left as it is; is --home right?"})
+	} else if err != nil {
 		return withAuditHint(err)
 	}
 	if v.json {

@@ -10,12 +10,14 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"standin/audit"
+	"standin/grant"
 	"standin/launch"
 	"standin/launch/peer"
 	"standin/rules"
@@ -126,6 +128,11 @@ func (r *running) prepare() error {
 	var err error
 	if r.home, err = r.p.home(r.cmd); err != nil {
 		return err
+	}
+	if r.f.receipt != "" {
+		if info, err := os.Stat(filepath.Dir(r.f.receipt)); err != nil || !info.IsDir() {
+			return fmt.Errorf("write receipt %q: there is no such folder", r.f.receipt)
+		}
 	}
 	if r.policy, err = r.p.loadRules(r.home, r.f.rules); err != nil {
 		return err
@@ -297,9 +304,26 @@ func (r *running) environment(l *live, addr net.Addr, socket string) (env, remov
 		return nil, nil, err
 	}
 	r.files = files
-	env, removed = launch.Environ(launch.EnvConfig{Environ: r.p.env, Files: files, ProxyURL: url, Placeholders: variables, Carriers: carriers,
+	inherited, holding := withoutValues(r.p.env, l.session.Scrubber())
+	env, removed = launch.Environ(launch.EnvConfig{Environ: inherited, Files: files, ProxyURL: url, Placeholders: variables, Carriers: carriers,
 		Hosts: hosts, Inherit: r.profile.Inherit, InheritAll: r.profile.InheritAll, Session: l.session.ID, ControlSocket: socket})
+	removed = append(removed, holding...)
+	slices.Sort(removed)
 	return env, removed, nil
+}
+
+// withoutValues leaves out the variables in which a value of the session stands,
+// whatever they are called. No profile can inherit them.
+func withoutValues(environ []string, values *grant.Scrubber) (kept, holding []string) {
+	for _, entry := range environ {
+		name, value, _ := strings.Cut(entry, "=")
+		if values.Holds(value) {
+			holding = append(holding, name)
+		} else {
+			kept = append(kept, entry)
+		}
+	}
+	return kept, holding
 }
 
 // variables are those that carry placeholders, or what the rules hand out, and
@@ -309,6 +333,9 @@ func (r *running) variables(l *live) (variables map[string]string, carriers []st
 	carriers = catalog.Carriers()
 	for _, secret := range r.policy.Secrets {
 		carriers = append(carriers, secret.Env...)
+		if source, ok := strings.CutPrefix(secret.Source, "env:"); ok {
+			carriers = append(carriers, source) // where the value itself stands
+		}
 	}
 	for _, name := range r.profile.Secrets {
 		secret := r.policy.Secrets[name]
