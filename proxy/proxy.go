@@ -37,7 +37,8 @@ const (
 	maxClientTunnels  = 4096  // of one session
 	maxHeaderBytes    = 64 << 10
 	maxResponseHeader = 256 << 10
-	maxStreams        = 250 // of one HTTP/2 connection
+	maxStreams        = 250      // of one HTTP/2 connection
+	maxFrame          = 16 << 10 // of HTTP/2: what clients send unless they are told to send more
 	readHeaderTimeout = 10 * time.Second
 	handshakeTimeout  = 10 * time.Second
 	idleTimeout       = 5 * time.Minute
@@ -121,7 +122,7 @@ func New(cfg Config) (*Proxy, error) {
 		ErrorLog:                     quiet,
 		ConnContext:                  withConn,
 		Protocols:                    protocols(true),
-		HTTP2:                        &http.HTTP2Config{MaxConcurrentStreams: maxStreams, SendPingTimeout: time.Minute},
+		HTTP2:                        &http.HTTP2Config{MaxConcurrentStreams: maxStreams, MaxReadFrameSize: maxFrame, SendPingTimeout: time.Minute},
 	}
 	p.serving.Go(func() { p.inner.Serve(p.opened) })
 	return p, nil
