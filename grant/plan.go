@@ -2,6 +2,7 @@ package grant
 
 import (
 	"context"
+	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -16,6 +17,7 @@ type Request struct {
 	Path   string      // raw, as on the wire, without the query
 	Query  string      // raw, without "?"
 	Body   []byte      // a body that was read first; nil when there is none or it streams
+	Sent   [][]byte    // once a plan was applied: what goes out instead of Body, in pieces; nil when it is Body
 	Coding string      // the content coding of the body, as package coding names it
 	Match  rules.Match
 }
@@ -39,7 +41,7 @@ type Plan struct {
 type edit func(*Request)
 
 // Apply puts the values where the placeholders stand. Header is changed in
-// place; Path, Query and Body are replaced.
+// place; Path and Query are replaced, and Sent is set.
 func (p *Plan) Apply(r *Request) {
 	if fault == "substitution" {
 		return
@@ -281,4 +283,83 @@ func (p *prep) namesHeader(at rules.Surface) bool {
 		}
 	}
 	return false
+}
+
+// Late is how a body that streams makes known what is found in it. Both are
+// called in the goroutine that reads: Record once for each secret and surface,
+// Misplaced for each placeholder that stays.
+type Late struct {
+	Record    func(Use) error           // makes a use durable; until it returns nil, nothing of the value goes out
+	Misplaced func(secret string) error // an error ends the body
+}
+
+// Stream is src with values where the rule allows their placeholders. A grant is
+// asked for, a use is taken and recorded when a placeholder is met, before the
+// value goes out. The caller reads it in one goroutine at a time, and closes it
+// when the request is over; src stays open. It says whether the length stays
+// what it is. Errors are *Refusal, or those of src.
+func (p *Plan) Stream(src io.Reader, late Late) (substituted *Upload, sameLength bool, err error) {
+	var recorded []Use
+	put := func(secret string, at rules.Surface) (*held, error) {
+		if err := p.prep.s.Live(); err != nil {
+			return nil, err
+		}
+		_, reserved := p.prep.granted[secret]
+		value, err := p.prep.place(secret, at)
+		if err != nil {
+			return nil, err
+		}
+		if !reserved {
+			if err := p.prep.s.reserve(map[string]*held{secret: value}); err != nil {
+				return nil, err
+			}
+		}
+		use := Use{secret, value.Version, value.fingerprint, at.String(), 1}
+		if slices.Contains(recorded, use) {
+			return value, nil
+		}
+		if err := late.Record(use); err != nil {
+			return nil, err
+		}
+		recorded = append(recorded, use)
+		return value, nil
+	}
+	misplaced := func(secret string) error {
+		p.prep.s.NoteMisplaced([]string{secret})
+		return late.Misplaced(secret)
+	}
+	r, s, done, err := p.prep.pipe(src, put, misplaced)
+	if err != nil {
+		return nil, false, err
+	}
+	return &Upload{r, s, done}, r == io.Reader(s) && len(s.surfaces) == 0 && len(p.prep.named(rules.Body)) == 0, nil
+}
+
+// Upload is a body on its way, with values in it.
+type Upload struct {
+	r    io.Reader
+	s    *stream
+	done func()
+}
+
+// Read gives what can go out. Between two calls a read of the source may be
+// under way.
+func (u *Upload) Read(p []byte) (int, error) {
+	if u.r == nil {
+		return 0, io.ErrClosedPipe
+	}
+	return u.r.Read(p)
+}
+
+// Waits says whether a read of the source is under way that has brought nothing
+// yet. Whoever can ends it before Close, which waits for it.
+func (u *Upload) Waits() bool { return u.s.ahead != nil && len(u.s.ahead) == 0 }
+
+// Close frees what the body holds.
+func (u *Upload) Close() error {
+	if u.r != nil {
+		u.done()
+		u.r = nil
+	}
+	return nil
 }

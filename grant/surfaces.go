@@ -283,32 +283,33 @@ func (p *prep) body() error {
 		return err
 	}
 	if changed {
-		p.plan.edits = append(p.plan.edits, func(r *Request) { r.Body = out })
+		p.plan.edits = append(p.plan.edits, func(r *Request) { r.Sent = out })
 	}
 	return nil
 }
 
-// all is the whole of a body that was read first.
-func (p *prep) all(put func(string, rules.Surface) (*held, error), misplaced func(string) error) ([]byte, error) {
+// all is the whole of a body that was read first. Without a coding, what stays as
+// it is stays where it is.
+func (p *prep) all(put func(string, rules.Surface) (*held, error), misplaced func(string) error) ([][]byte, error) {
 	if p.r.Coding == "" {
 		s, err := p.newStream(nil)
 		if err != nil {
 			return nil, err
 		}
 		s.put, s.misplaced = put, misplaced
-		s.in, s.part, s.to = p.r.Body, body.Outside, -1
-		s.scratch = make([]byte, 0, len(p.r.Body)+windowSize/16)
+		s.in, s.part, s.whole = p.r.Body, body.Outside, true
 		if err := s.scan(true); err != nil {
 			return nil, err
 		}
-		return s.out, nil
+		return s.pieces, nil
 	}
 	reader, _, done, err := p.pipe(bytes.NewReader(p.r.Body), put, misplaced)
 	if err != nil {
 		return nil, err
 	}
 	defer done()
-	return io.ReadAll(reader)
+	out, err := io.ReadAll(reader)
+	return [][]byte{out}, err
 }
 
 // pipe takes the coding off src, puts values in, and the coding on again.

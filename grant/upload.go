@@ -3,7 +3,6 @@ package grant
 import (
 	"errors"
 	"io"
-	"slices"
 	"sync"
 	"time"
 
@@ -48,6 +47,9 @@ type stream struct {
 	from    int
 	to      int
 	err     error
+
+	whole  bool // in is all of the body, and what goes out is in pieces
+	pieces [][]byte
 }
 
 // Read gives what is settled, and reads its source once when nothing is. Errors
@@ -264,6 +266,8 @@ func (s *stream) emit(from, to int) {
 	switch {
 	case from == to:
 		return
+	case s.whole:
+		s.pieces = append(s.pieces, s.in[from:to])
 	case len(s.out) == 0 && s.to < 0:
 		s.from, s.to = from, to
 		s.out = s.in[from:to:to]
@@ -279,13 +283,17 @@ func (s *stream) emit(from, to int) {
 
 // write passes on what does not lie in in.
 func (s *stream) write(text string) {
+	s.remember(text)
+	if s.whole {
+		s.pieces = append(s.pieces, []byte(text))
+		return
+	}
 	if s.to != len(s.in)+1 {
 		s.scratch = append(s.scratch[:0], s.out...)
 		s.to = len(s.in) + 1 // no piece begins there
 	}
 	s.scratch = append(s.scratch, text...)
 	s.out = s.scratch
-	s.remember(text)
 }
 
 // remember keeps the end of what went out, for values that mind it.
@@ -314,83 +322,4 @@ func (r recoded) Read(p []byte) (int, error) {
 		err = malformed(err)
 	}
 	return n, err
-}
-
-// Late is how a body that streams makes known what is found in it. Both are
-// called in the goroutine that reads: Record once for each secret and surface,
-// Misplaced for each placeholder that stays.
-type Late struct {
-	Record    func(Use) error           // makes a use durable; until it returns nil, nothing of the value goes out
-	Misplaced func(secret string) error // an error ends the body
-}
-
-// Stream is src with values where the rule allows their placeholders. A grant is
-// asked for, a use is taken and recorded when a placeholder is met, before the
-// value goes out. The caller reads it in one goroutine at a time, and closes it
-// when the request is over; src stays open. It says whether the length stays
-// what it is. Errors are *Refusal, or those of src.
-func (p *Plan) Stream(src io.Reader, late Late) (substituted *Upload, sameLength bool, err error) {
-	var recorded []Use
-	put := func(secret string, at rules.Surface) (*held, error) {
-		if err := p.prep.s.Live(); err != nil {
-			return nil, err
-		}
-		_, reserved := p.prep.granted[secret]
-		value, err := p.prep.place(secret, at)
-		if err != nil {
-			return nil, err
-		}
-		if !reserved {
-			if err := p.prep.s.reserve(map[string]*held{secret: value}); err != nil {
-				return nil, err
-			}
-		}
-		use := Use{secret, value.Version, value.fingerprint, at.String(), 1}
-		if slices.Contains(recorded, use) {
-			return value, nil
-		}
-		if err := late.Record(use); err != nil {
-			return nil, err
-		}
-		recorded = append(recorded, use)
-		return value, nil
-	}
-	misplaced := func(secret string) error {
-		p.prep.s.NoteMisplaced([]string{secret})
-		return late.Misplaced(secret)
-	}
-	r, s, done, err := p.prep.pipe(src, put, misplaced)
-	if err != nil {
-		return nil, false, err
-	}
-	return &Upload{r, s, done}, r == io.Reader(s) && len(s.surfaces) == 0 && len(p.prep.named(rules.Body)) == 0, nil
-}
-
-// Upload is a body on its way, with values in it.
-type Upload struct {
-	r    io.Reader
-	s    *stream
-	done func()
-}
-
-// Read gives what can go out. Between two calls a read of the source may be
-// under way.
-func (u *Upload) Read(p []byte) (int, error) {
-	if u.r == nil {
-		return 0, io.ErrClosedPipe
-	}
-	return u.r.Read(p)
-}
-
-// Waits says whether a read of the source is under way that has brought nothing
-// yet. Whoever can ends it before Close, which waits for it.
-func (u *Upload) Waits() bool { return u.s.ahead != nil && len(u.s.ahead) == 0 }
-
-// Close frees what the body holds.
-func (u *Upload) Close() error {
-	if u.r != nil {
-		u.done()
-		u.r = nil
-	}
-	return nil
 }

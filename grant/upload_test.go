@@ -108,7 +108,10 @@ func (u upload) whole(t testing.TB) outcome {
 		return outcome{code: AsRefusal(err).Code}
 	}
 	plan.Apply(r)
-	o := outcome{body: string(r.Body), misplaced: unique(plan.Misplaced)}
+	if r.Sent == nil {
+		r.Sent = [][]byte{r.Body}
+	}
+	o := outcome{body: string(bytes.Join(r.Sent, nil)), misplaced: unique(plan.Misplaced)}
 	for _, use := range plan.Uses {
 		o.uses = append(o.uses, use.Secret+" at "+use.Surface)
 	}

@@ -8,6 +8,7 @@ import (
 	"net/textproto"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"standin/audit"
@@ -256,7 +257,7 @@ func (x *exchange) body() (*sentBody, []byte, error) {
 		b.reads = true
 		return b, nil, nil
 	}
-	first := make([]byte, r.ContentLength)
+	first := firstBuffer(r.ContentLength)
 	if _, err := io.ReadFull(r.Body, first); err != nil {
 		return nil, nil, &grant.Refusal{Code: "bad_request", Cause: errShortBody}
 	}
@@ -264,6 +265,65 @@ func (x *exchange) body() (*sentBody, []byte, error) {
 }
 
 var errShortBody = errors.New("the body ended early")
+
+// firstBuffers are for bodies that are read first, up to the default limit: one
+// of 1 MiB a request would cost more than what is done with it.
+var firstBuffers = sync.Pool{New: func() any { return new([rules.DefaultReadFirst]byte) }}
+
+func firstBuffer(size int64) []byte {
+	if size > rules.DefaultReadFirst || size < 32<<10 {
+		return make([]byte, size)
+	}
+	return firstBuffers.Get().(*[rules.DefaultReadFirst]byte)[:size]
+}
+
+// firstBody sends a body that was read first, and gives its buffer back when the
+// transport has closed it, which may be while it still reads.
+type firstBody struct {
+	mu     sync.Mutex
+	pieces [][]byte
+	left   int64
+	buffer []byte
+}
+
+func newFirstBody(req *grant.Request) *firstBody {
+	b := &firstBody{pieces: req.Sent, buffer: req.Body}
+	if b.pieces == nil {
+		b.pieces = [][]byte{req.Body}
+	}
+	for _, p := range b.pieces {
+		b.left += int64(len(p))
+	}
+	return b
+}
+
+func (b *firstBody) Read(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	n := 0
+	for n < len(p) && len(b.pieces) > 0 {
+		k := copy(p[n:], b.pieces[0])
+		n += k
+		if b.pieces[0] = b.pieces[0][k:]; len(b.pieces[0]) == 0 {
+			b.pieces = b.pieces[1:]
+		}
+	}
+	if n == 0 && len(p) > 0 {
+		return 0, io.EOF
+	}
+	return n, nil
+}
+
+// Close ends all reading: the buffer may be another body's from now on.
+func (b *firstBody) Close() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if cap(b.buffer) == rules.DefaultReadFirst {
+		firstBuffers.Put((*[rules.DefaultReadFirst]byte)(b.buffer[:rules.DefaultReadFirst]))
+	}
+	b.pieces, b.buffer = nil, nil
+	return nil
+}
 
 // readsBody says whether a rule looks into bodies.
 func readsBody(rule *rules.Rule) bool {

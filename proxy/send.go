@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -119,7 +118,8 @@ func (x *exchange) request(req *grant.Request, body *sentBody) *http.Request {
 		out.Body, out.ContentLength, out.Trailer = body, body.length, body.trailer
 	case req.Body != nil:
 		delete(h, "Expect")
-		out.Body, out.ContentLength = io.NopCloser(bytes.NewReader(req.Body)), int64(len(req.Body))
+		first := newFirstBody(req)
+		out.Body, out.ContentLength = first, first.left
 	}
 	return out
 }
