@@ -238,7 +238,14 @@ func (x *exchange) serve() error {
 // read first, or else the stream; neither, when there is none.
 func (x *exchange) body() (*sentBody, []byte, error) {
 	r := x.r
-	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 {
+	if r.Body == nil || r.Body == http.NoBody {
+		return nil, nil, nil
+	}
+	if r.ContentLength == 0 {
+		// Over HTTP/2 the end is still to come, and may turn out to be none.
+		if n, err := r.Body.Read(make([]byte, 1)); n > 0 || err != io.EOF {
+			return nil, nil, &grant.Refusal{Code: "bad_request", Cause: errShortBody}
+		}
 		return nil, nil, nil
 	}
 	rule := x.match.Rule
@@ -264,7 +271,7 @@ func (x *exchange) body() (*sentBody, []byte, error) {
 	return nil, first, nil
 }
 
-var errShortBody = errors.New("the body ended early")
+var errShortBody = errors.New("the body has another length than it says")
 
 // firstBuffers are for bodies that are read first, up to the default limit: one
 // of 1 MiB a request would cost more than what is done with it.

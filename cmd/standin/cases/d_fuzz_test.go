@@ -22,7 +22,6 @@ import (
 	"time"
 
 	"golang.org/x/net/http2"
-	"golang.org/x/net/http2/hpack"
 )
 
 // Streams that nobody meant. Two properties hold for each: the gateway lives,
@@ -56,21 +55,24 @@ func tunnelStreams() []string {
 	}
 }
 
-// h2Stream is a connection of HTTP/2 with two requests.
+// wideP stands for the placeholder where its length is written beside it.
+var wideP = "{P" + strings.Repeat("~", 36) + "}"
+
+// h2Stream is a connection of HTTP/2 with two requests. Its header fields are
+// literals without Huffman's code, so that mutation finds text.
 func h2Stream(body bool) string {
-	var out, block bytes.Buffer
+	var out bytes.Buffer
 	out.WriteString(http2.ClientPreface)
 	framer := http2.NewFramer(&out, nil)
-	encoder := hpack.NewEncoder(&block)
 	_ = framer.WriteSettings()
 	for id := uint32(1); id < 4; id += 2 {
-		block.Reset()
-		for _, f := range h2fields("POST", api, fmt.Sprintf("/h%d", id), "authorization: Bearer {P}", "x-a: b") {
-			_ = encoder.WriteField(hpack.HeaderField{Name: f.Name, Value: f.Value, Sensitive: true})
+		var block bytes.Buffer
+		for _, f := range h2fields("POST", api, fmt.Sprintf("/h%d", id), "authorization: Bearer "+wideP, "x-a: b") {
+			fmt.Fprintf(&block, "\x10%c%s%c%s", len(f.Name), f.Name, len(f.Value), f.Value)
 		}
 		_ = framer.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: block.Bytes(), EndHeaders: true, EndStream: !body})
 		if body {
-			_ = framer.WriteData(id, true, []byte("hello {P}"))
+			_ = framer.WriteData(id, true, []byte("hello "+wideP))
 		}
 	}
 	return out.String()
@@ -83,6 +85,7 @@ type mill struct {
 	ups   []*Upstream
 	fill  *strings.Replacer
 	trust *tls.Config
+	pace  pace
 
 	mu      sync.Mutex
 	trail   *trail
@@ -91,9 +94,12 @@ type mill struct {
 
 func newMill(c *Case) *mill {
 	c.Rules.Add("{name: clear, hosts: [clear.test], scheme: http, substitute: [{secret: github, in: header Authorization}]}")
-	m := &mill{c: c, ups: []*Upstream{c.U1.HTTP1(), c.U2.HTTP1(), c.Upstream("clear.test:80", Serve{}), c.U3}, trail: newTrail(filepath.Join(c.Home, "audit")), settled: map[string]int{}}
+	m := &mill{c: c, pace: hasty, ups: []*Upstream{c.U1.HTTP1(), c.U2.HTTP1(), c.Upstream("clear.test:80", Serve{}), c.U3}, trail: newTrail(filepath.Join(c.Home, "audit")), settled: map[string]int{}}
 	m.s = c.S1()
-	m.fill = strings.NewReplacer("{CRED}", m.s.Credentials(), "{P}", c.P)
+	if len(wideP) != len(c.P) {
+		c.Fatalf("the placeholder has %d characters, not %d", len(c.P), len(wideP))
+	}
+	m.fill = strings.NewReplacer("{CRED}", m.s.Credentials(), "{P}", c.P, wideP, c.P)
 	m.trust = &tls.Config{RootCAs: m.s.Roots, ServerName: api}
 	return m
 }
@@ -138,11 +144,13 @@ func (m *mill) inATunnel(stream string) error {
 	return m.throw(t, end, stream)
 }
 
-// How long a client waits for the first bytes of an answer, and for more, before
-// it ends its side.
-const (
-	firstWait = 12 * time.Millisecond
-	nextWait  = 3 * time.Millisecond
+// pace is how long a client waits for the first bytes of an answer, and for
+// more, before it ends its side.
+type pace struct{ first, next time.Duration }
+
+var (
+	patient = pace{500 * time.Millisecond, 100 * time.Millisecond}
+	hasty   = pace{12 * time.Millisecond, 3 * time.Millisecond}
 )
 
 // throw sends a stream, and reads until the gateway ends the connection.
@@ -153,13 +161,13 @@ func (m *mill) throw(conn net.Conn, end func() error, stream string) error {
 	go func() { _, err := io.Copy(got, conn); done <- err }()
 	_, _ = io.WriteString(conn, m.fill.Replace(stream)) // it may end in the middle
 	var err error
-	quiet := time.After(firstWait)
+	quiet := time.After(m.pace.first)
 	for waiting := true; waiting; {
 		select {
 		case err = <-done:
 			waiting = false
 		case <-got.more:
-			quiet = time.After(nextWait)
+			quiet = time.After(m.pace.next)
 		case <-quiet:
 			_ = end()
 			err = <-done
@@ -325,16 +333,22 @@ func mutatedStreams(c *Case) {
 		seeds []string
 		throw func(string) error
 	}{{doorStreams, m.atTheDoor}, {tunnelStreams(), m.inATunnel}}
+	m.pace = patient
 	for _, kind := range kinds {
+		var clients sync.WaitGroup
 		for _, seed := range kind.seeds {
-			if err := kind.throw(seed); err != nil {
-				c.Fatalf("%q: %v", seed, err)
-			}
+			clients.Go(func() {
+				if err := kind.throw(seed); err != nil {
+					c.Errorf("%q: %v", seed, err)
+				}
+			})
 		}
+		clients.Wait()
 	}
-	if served := c.U1.Received(); len(served) < 12 { // those over HTTP/2 may not be waited for
-		c.Fatalf("of the streams as they are only %d requests arrived", len(served))
+	if served := c.U1.Received(); len(served) != 17 {
+		c.Errorf("of the streams as they are %d requests arrived: %s", len(served), c.U1.Text())
 	}
+	m.pace = hasty
 	var clients sync.WaitGroup
 	end := time.Now().Add(3 * time.Second)
 	var failed sync.Once
