@@ -307,7 +307,11 @@ func (r *running) environment(l *live, addr net.Addr, socket string) (env, remov
 	inherited, holding := withoutValues(r.p.env, l.session.Scrubber())
 	env, removed = launch.Environ(launch.EnvConfig{Environ: inherited, Files: files, ProxyURL: url, Placeholders: variables, Carriers: carriers,
 		Hosts: hosts, Inherit: r.profile.Inherit, InheritAll: r.profile.InheritAll, Session: l.session.ID, ControlSocket: socket})
-	removed = append(removed, holding...)
+	for _, name := range holding {
+		if _, given := variables[name]; !given { // else it carries a placeholder now
+			removed = append(removed, name)
+		}
+	}
 	slices.Sort(removed)
 	return env, removed, nil
 }
