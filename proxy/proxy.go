@@ -44,6 +44,8 @@ const (
 	idleTimeout       = 5 * time.Minute
 	answerTimeout     = 10 * time.Minute // to the first byte of an answer: some models think that long
 	stallTimeout      = 2 * time.Minute  // for a client that does not read
+	quietTimeout      = 10 * time.Minute // for a WebSocket on which nobody says anything
+	cutTimeout        = 2 * time.Second  // for the last records of a session's WebSockets
 )
 
 // Recorder takes records. Append returns when the record is durable; Note does
@@ -160,6 +162,15 @@ func (p *Proxy) Close(ctx context.Context) error {
 	return err
 }
 
+// dropText is a log handler for net/http, whose messages quote what strangers
+// sent, and in a panic whatever was panicked with: only that there was one is kept.
+type dropText struct{ slog.Handler }
+
+func (h dropText) Handle(ctx context.Context, rec slog.Record) error {
+	rec.Message = "net/http server"
+	return h.Handler.Handle(ctx, rec)
+}
+
 // Client is a session as the wire sees it.
 type Client struct {
 	Session   *grant.Session
@@ -167,6 +178,7 @@ type Client struct {
 	Isolation string
 
 	upstreams upstreams
+	relays    sync.WaitGroup // of WebSockets
 	mu        sync.Mutex
 	open      map[*tunnel]struct{}
 	cut       bool
@@ -189,7 +201,8 @@ func (c *Client) Tunnels() int {
 	return len(c.open)
 }
 
-// Cut closes every tunnel of the session, at once, and every later one.
+// Cut closes every tunnel of the session, at once, and every later one. It waits
+// for what WebSockets have to put on record, if that takes no longer than a moment.
 func (c *Client) Cut() {
 	c.mu.Lock()
 	c.cut = true
@@ -200,6 +213,26 @@ func (c *Client) Cut() {
 		t.Close()
 	}
 	c.upstreams.close()
+	recorded := make(chan struct{})
+	go func() {
+		c.relays.Wait()
+		close(recorded)
+	}()
+	select {
+	case <-recorded:
+	case <-time.After(cutTimeout):
+	}
+}
+
+// relaying counts a relay whose end Cut waits for. It answers false when the
+// session was cut already.
+func (c *Client) relaying() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.cut {
+		c.relays.Add(1)
+	}
+	return !c.cut
 }
 
 func (c *Client) add(t *tunnel) error {
