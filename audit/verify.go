@@ -96,9 +96,10 @@ type verifier struct {
 	gone       map[string]string   // streams that were removed on purpose, and by whose word
 	facts      map[string][]*fact
 	report     *Report
-	unsealed   int  // streams whose first key could be read
-	sealed     int  // and could not
-	unchecked  bool // somebody says that streams were removed on purpose, and it could not be checked who
+	writes     uint64 // of the vault, up to the opening that is looked at
+	unsealed   int    // streams whose first key could be read
+	sealed     int    // and could not
+	unchecked  bool   // somebody says that streams were removed on purpose, and it could not be checked who
 }
 
 // Verify checks every stream in dir. It returns an error only where it cannot judge: dir or a key cannot be read, or the
@@ -229,6 +230,10 @@ func (v *verifier) commitments() {
 		v.commit(s, list, fact{}, said)
 		v.commit(s, o.Ended, fact{final: true}, said)
 		v.commit(s, o.Running, fact{soft: true}, said)
+		if o.VaultWrites > 0 && o.VaultWrites < v.writes {
+			v.problem(Problem{s.id, 1, 1, fmt.Sprintf("was opened with an older vault: write %d, after write %d was seen", o.VaultWrites, v.writes)})
+		}
+		v.writes = max(v.writes, o.VaultWrites)
 		if o.Archive != nil {
 			continue
 		}

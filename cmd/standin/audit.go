@@ -23,6 +23,15 @@ func newAuditCommand(p *program) *cobra.Command {
 // auditKey is the purpose of the vault's key that a log is opened with.
 const auditKey = "audit"
 
+func auditKeys(store *vault.Store) audit.Keys {
+	return audit.Keys{Vault: store.Key(auditKey), Recovery: store.RecoveryRecipient()}
+}
+
+// auditConfig is what every writer of the log is opened with.
+func auditConfig(store *vault.Store) audit.Config {
+	return audit.Config{Version: version, Journal: audit.FindJournal(), VaultWrites: store.Refresh}
+}
+
 // maxKeyFile bounds files of keys, receipts and values, in bytes.
 const maxKeyFile = 1 << 20
 
@@ -111,7 +120,7 @@ func (p *program) auditOptions(cmd *cobra.Command, h home, v *auditVerify) (o au
 		o.RecoveryKey = recoveryKeyIn(text)
 	}
 	if v.vault || cmd.Flags().Changed("passphrase-file") || p.getenv("STANDIN_PASSPHRASE_FILE") != "" {
-		store, err := p.openVault(cmd, h)
+		store, err := p.openVaultAsItIs(cmd, h)
 		var missing *vault.MissingError
 		switch {
 		case errors.As(err, &missing) && !v.vault: // a copy of the log is checked where there is no vault

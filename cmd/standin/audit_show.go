@@ -115,7 +115,7 @@ func (p *program) fingerprintOfInput(cmd *cobra.Command, h home) (string, error)
 	if len(value) == 0 {
 		return "", usageError("--value-stdin: standard input is empty")
 	}
-	store, err := p.openVault(cmd, h)
+	store, err := p.openVaultAsItIs(cmd, h)
 	if err != nil {
 		return "", err
 	}

@@ -74,8 +74,7 @@ func newGateway(ctx context.Context, cfg gatewayConfig) (*gateway, error) {
 	g := &gateway{home: cfg.home, policy: cfg.policy, store: cfg.store, placeholders: placeholders,
 		gate: proxy.NewCredentials(), logFile: file, scrubbed: &scrubbedWriter{to: file}}
 	g.log = newLogger(g.scrubbed)
-	g.record, err = audit.Open(cfg.home.Audit(), audit.Keys{Vault: cfg.store.Key("audit"), Recovery: cfg.store.RecoveryRecipient()},
-		audit.Config{Version: version, Journal: audit.FindJournal()})
+	g.record, err = audit.Open(cfg.home.Audit(), auditKeys(cfg.store), auditConfig(cfg.store))
 	if err != nil {
 		file.Close()
 		return nil, err

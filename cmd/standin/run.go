@@ -147,7 +147,7 @@ func (r *running) prepare() error {
 	if r.store, err = r.p.openVault(r.cmd, r.home); err != nil {
 		return err
 	}
-	return trusted(r.store, r.home, r.policy)
+	return trusted(r.store, r.policy)
 }
 
 // loadRules finds and reads the rules file.
