@@ -59,6 +59,7 @@ type StreamReport struct {
 	Live     bool      `json:"live,omitempty"` // the anchor is that of a live gateway: what follows was written since
 	Unproven uint64    `json:"unproven"`
 
+	before   uint64 // records that an export does not hold
 	problems []Problem
 	warnings []string
 }
@@ -351,7 +352,8 @@ func (v *verifier) prove() {
 		}
 		proven["stream "+r.Stream] = r.Anchored > 0
 		if !r.Live {
-			r.Unproven = r.Records - min(r.Records, r.Anchored)
+			last := r.before + r.Records
+			r.Unproven = min(r.Records, last-min(last, r.Anchored))
 		}
 		v.report.Unproven += r.Unproven
 	}
