@@ -143,7 +143,7 @@ func TestPIDAndStartTimeNameTheProcess(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	started, err := startTime(command.PID())
+	started, err := StartTime(command.PID())
 	if err != nil || started == 0 || started != command.StartTime() {
 		t.Errorf("start time %d (%v), told %d", started, err, command.StartTime())
 	}

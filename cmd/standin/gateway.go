@@ -177,6 +177,7 @@ type sessionConfig struct {
 	profile   *rules.Profile
 	isolation string
 	command   string  // base name of the executable
+	room      *room   // in which the command lives, or nil
 	relayed   bool    // the command is in another network: its launcher relays
 	outer     *hosted // the session that this one is a part of, or nil
 }

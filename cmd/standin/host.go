@@ -19,6 +19,7 @@ import (
 type hosted struct {
 	*live
 	gate     *gate
+	room     *room
 	listener net.Listener // of its own; nil where it shares one, or its launcher relays
 	address  net.Addr     // of the front door; nil where its launcher relays
 	served   chan error
@@ -40,9 +41,9 @@ func (g *gateway) host(ctx context.Context, cfg sessionConfig) (*hosted, error) 
 	if err != nil {
 		return nil, err
 	}
-	h := &hosted{live: l, served: make(chan error, 1), gone: make(chan struct{}), began: time.Now(), outer: cfg.outer,
+	h := &hosted{live: l, room: cfg.room, served: make(chan error, 1), gone: make(chan struct{}), began: time.Now(), outer: cfg.outer,
 		notes: sessionNotes{Command: cfg.command, Isolation: cfg.isolation}}
-	if h.gate, err = newGate(g, l); err != nil {
+	if h.gate, err = newGate(g, l, cfg.room); err != nil {
 		return nil, errors.Join(err, l.end("no gate", h.began))
 	}
 	switch {
@@ -52,13 +53,24 @@ func (g *gateway) host(ctx context.Context, cfg sessionConfig) (*hosted, error) 
 		h.address = g.shared
 		h.served <- nil
 	default:
-		if h.listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+		if h.listener, err = cfg.listen(); err != nil {
 			return nil, errors.Join(fmt.Errorf("listen on loopback: %w", err), h.gate.close(), l.end("no listener", h.began))
 		}
 		h.address = h.listener.Addr()
 		go func() { h.served <- g.proxy.Serve(judgedListener{h.listener}, h.gate) }()
+		if h.room != nil {
+			h.room.serve(g, h.gate)
+		}
 	}
 	return h, nil
+}
+
+// listen opens the session's front door, in the command's room if it has one.
+func (cfg sessionConfig) listen() (net.Listener, error) {
+	if cfg.room != nil {
+		return cfg.room.Proxy, nil
+	}
+	return net.Listen("tcp", "127.0.0.1:0")
 }
 
 // relayAddress stands in the proxy's URL until the launcher puts its own there.
@@ -111,6 +123,13 @@ func (h *hosted) removed(names []string) {
 	h.notes.Removed = names
 }
 
+// furnished notes what the command's room is.
+func (h *hosted) furnished(notes roomNotes) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.notes.roomNotes = notes
+}
+
 // decided is what was decided at the start.
 func (h *hosted) decided() sessionNotes {
 	h.mu.Lock()
@@ -126,6 +145,7 @@ func (h *hosted) end(reason string) error {
 		if h.listener != nil {
 			closed = h.listener.Close()
 		}
+		closed = errors.Join(closed, h.room.close())
 		h.ended = errors.Join(h.live.end(reason, h.began), <-h.served, h.gate.close(), closed)
 		close(h.gone)
 	})

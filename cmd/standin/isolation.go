@@ -22,8 +22,16 @@ var levels = []string{isolationSession, isolationTree, isolationNetns}
 
 // isolation settles the level of a session whose gateway is this process.
 func (r *running) isolation() (err error) {
-	r.lacking, err = settleIsolation(r.profile, r.f.isolation, peer.SelfTest)
-	return err
+	if r.lacking, err = settleIsolation(r.profile, r.f.isolation, peer.SelfTest); err != nil {
+		return err
+	}
+	if r.profile.Isolation == isolationNetns {
+		return r.openRoom()
+	}
+	if len(r.f.open) > 0 {
+		return &hinted{usageError("--open: only level %q has something to open", isolationNetns), "standin run --isolation netns --open … -- …"}
+	}
+	return nil
 }
 
 // settleIsolation settles the level of a profile: the one that is named, or the
@@ -40,10 +48,7 @@ func settleIsolation(profile *rules.Profile, named string, missing func() error)
 	if slices.Index(levels, level) < slices.Index(levels, least) {
 		return nil, usageError("--isolation %s: profile %q asks for %s", level, profile.Name, least)
 	}
-	if level == isolationNetns {
-		return nil, &hinted{fmt.Errorf("isolate the command: level %q is not to be had in this version", level), "standin run --isolation tree -- …"}
-	}
-	if level == "" || level == isolationTree {
+	if level != isolationSession {
 		lacking = missing()
 	}
 	switch {
@@ -67,7 +72,7 @@ func (g *gateway) logIsolation(l *live, lacking error) {
 	attrs := []any{slog.String("session", l.session.ID), slog.String("level", l.client.Isolation)}
 	if lacking != nil {
 		attrs = append(attrs, slog.Any("cause", lacking))
-	} else if l.client.Isolation == isolationTree {
+	} else if l.client.Isolation != isolationSession {
 		attrs = append(attrs, slog.String("selftest", "passed"))
 	}
 	g.log.Info("isolation", attrs...)

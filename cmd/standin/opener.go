@@ -303,6 +303,9 @@ func (v *visit) open(request openingRequest) error {
 	if err := v.matches(e, request.RulesHash); err != nil {
 		return err
 	}
+	if request.Isolation == isolationNetns || profile.Isolation == isolationNetns {
+		return &hinted{errors.New("isolate the command: level \"netns\" is not to be had at a serving gateway"), "standin run --isolation netns -- …, without --gateway"}
+	}
 	near := request.Place == v.o.here && request.Place != place{}
 	lacking, err := settleIsolation(profile, request.Isolation, func() error { return v.lacking(near) })
 	if err != nil {
