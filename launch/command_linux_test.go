@@ -353,7 +353,7 @@ func TestTheCommandGetsItsTimerSlackAndTheThreadThatStartsItKeepsItsOwn(t *testi
 		t.Fatal(err)
 	}
 	defer file.Close()
-	c, err := Start(Spec{Argv: []string{"cat", "/proc/self/timerslack_ns"}, TimerSlack: given, Stdout: file})
+	c, err := Start(Spec{Argv: []string{"/bin/cat", "/proc/self/timerslack_ns"}, TimerSlack: given, Stdout: file})
 	if err != nil {
 		t.Fatal(err)
 	}
