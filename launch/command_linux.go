@@ -138,9 +138,14 @@ func fork(path string, spec Spec) (pid, pidfd int, err error) {
 		// A child gets the slack of the thread that forks it.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
-		if err := unix.Prctl(unix.PR_SET_TIMERSLACK, uintptr(spec.TimerSlack), 0, 0, 0); err != nil {
+		ours, err := unix.PrctlRetInt(unix.PR_GET_TIMERSLACK, 0, 0, 0, 0)
+		if err == nil {
+			err = unix.Prctl(unix.PR_SET_TIMERSLACK, uintptr(spec.TimerSlack), 0, 0, 0)
+		}
+		if err != nil {
 			return 0, -1, fmt.Errorf("restore timer slack: %w", err)
 		}
+		defer unix.Prctl(unix.PR_SET_TIMERSLACK, uintptr(ours), 0, 0, 0)
 	}
 	pid, err = syscall.ForkExec(path, spec.Argv, attr)
 	if errors.Is(err, syscall.ENOEXEC) {
