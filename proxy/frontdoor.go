@@ -4,6 +4,9 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
 	"errors"
 	"io"
 	"log"
@@ -11,6 +14,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 
 	"github.com/elazarl/goproxy"
 
@@ -22,7 +26,8 @@ import (
 // gatedListener marks its connections with the gate that admits them.
 type gatedListener struct {
 	net.Listener
-	gate Gate
+	gate   Gate
+	direct bool // its clients name no proxy
 }
 
 func (l *gatedListener) Accept() (net.Conn, error) {
@@ -30,13 +35,14 @@ func (l *gatedListener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &gatedConn{Conn: conn, gate: l.gate}, nil
+	return &gatedConn{Conn: conn, gate: l.gate, direct: l.direct}, nil
 }
 
 // gatedConn is a connection at the front door.
 type gatedConn struct {
 	net.Conn
-	gate Gate
+	gate   Gate
+	direct bool
 }
 
 // CloseWrite lets net/http end its own side first, so that a client which still
@@ -82,34 +88,21 @@ func (p *Proxy) serveFront(w http.ResponseWriter, r *http.Request) {
 	}
 	client, process, err := conn.gate.Admit(conn.Conn, r.Header.Values("Proxy-Authorization"))
 	if err != nil {
-		p.refuseAdmission(w, client, process, err)
+		code, id := p.noteStranger(client, process, err)
+		writeRefusal(w, code, id)
 		return
 	}
 	r.Header.Del("Proxy-Authorization")
 	c := &caller{client, process}
+	if conn.direct {
+		p.servePlainDirect(w, r, c)
+		return
+	}
 	if r.Method != http.MethodConnect {
 		p.servePlain(w, r, c)
 		return
 	}
 	p.connect.ServeHTTP(&replayWriter{w}, r.WithContext(context.WithValue(r.Context(), callerKey{}, c)))
-}
-
-func (p *Proxy) refuseAdmission(w http.ResponseWriter, client *Client, process audit.Process, err error) {
-	id := newID()
-	code := "credentials_required"
-	if !errors.Is(err, ErrCredentials) {
-		// Strangers must not fill the log: it tells of those that have a cause.
-		refusal := grant.AsRefusal(err)
-		if code = refusal.Code; refusal.Cause != nil {
-			p.refusalOf(err, "admission")
-		}
-	}
-	rec := &audit.Record{Type: "deny", ID: id, Code: code, Process: process}
-	if client != nil {
-		rec.Session, rec.Profile, rec.Isolation = client.Session.ID, client.Session.Profile.Name, client.Isolation
-	}
-	p.note(rec)
-	writeRefusal(w, code, id)
 }
 
 // newConnect sets goproxy up to dispatch CONNECT and nothing else: one handler
@@ -240,4 +233,63 @@ func (p *Proxy) contain(w http.ResponseWriter, where string) {
 		}
 		writeRefusal(w, "internal", newID())
 	}
+}
+
+// Credentials is the gate of isolation "session": a connection belongs to the
+// session whose id and token it shows. Tokens are kept as hashes, in memory only.
+type Credentials struct {
+	mu   sync.RWMutex
+	byID map[string]credential
+}
+
+type credential struct {
+	hash   [sha256.Size]byte
+	client *Client
+}
+
+// NewCredentials makes a gate that admits nobody.
+func NewCredentials() *Credentials { return &Credentials{byID: map[string]credential{}} }
+
+// Add admits connections that show the token of c's session.
+func (g *Credentials) Add(c *Client, token string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.byID[c.Session.ID] = credential{sha256.Sum256([]byte(token)), c}
+}
+
+// Remove forgets a session: its credentials are wrong from then on.
+func (g *Credentials) Remove(session string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.byID, session)
+}
+
+// Admit takes the session from "Basic" credentials. What is wrong with them is
+// not said, and takes no different time.
+func (g *Credentials) Admit(_ net.Conn, lines []string) (*Client, audit.Process, error) {
+	id, token := "", ""
+	if len(lines) == 1 {
+		id, token = basicCredentials(lines[0])
+	}
+	g.mu.RLock()
+	known := g.byID[id]
+	g.mu.RUnlock()
+	shown := sha256.Sum256([]byte(token))
+	if subtle.ConstantTimeCompare(shown[:], known.hash[:]) != 1 || known.client == nil {
+		return nil, audit.Process{}, ErrCredentials
+	}
+	return known.client, audit.Process{}, nil
+}
+
+func basicCredentials(line string) (user, password string) {
+	scheme, coded, ok := strings.Cut(line, " ")
+	if !ok || !strings.EqualFold(scheme, "Basic") || len(coded) > 1024 {
+		return "", ""
+	}
+	plain, err := base64.StdEncoding.DecodeString(coded)
+	if err != nil {
+		return "", ""
+	}
+	user, password, _ = strings.Cut(string(plain), ":")
+	return user, password
 }

@@ -167,3 +167,12 @@ func (r *plainResponse) response(req *http.Request) *http.Response {
 		Body: io.NopCloser(bytes.NewReader(r.body.Bytes())), ContentLength: int64(r.body.Len()),
 	}
 }
+
+// dropText is a log handler for net/http, whose messages quote what strangers
+// sent, and in a panic whatever was panicked with: only that there was one is kept.
+type dropText struct{ slog.Handler }
+
+func (h dropText) Handle(ctx context.Context, rec slog.Record) error {
+	rec.Message = "net/http server"
+	return h.Handler.Handle(ctx, rec)
+}

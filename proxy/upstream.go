@@ -101,7 +101,7 @@ func (p *Proxy) newPool(t *tunnel, rule *rules.Rule, h2 bool) *http.Transport {
 	client, a := t.client, t.authority
 	guard := dial.Public
 	if rule == nil && t.verdict.Action != rules.Intercept {
-		guard = dial.Blind
+		guard = client.blind()
 	}
 	base := &tls.Config{RootCAs: p.cfg.Roots}
 	up := client.Session.Policy.Upstream(a)
@@ -187,9 +187,13 @@ var errCut = errors.New("connection was cut")
 func handshake(ctx context.Context, conn net.Conn, cfg *tls.Config) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
-	secure := tls.Client(endedConn{conn}, cfg)
+	wire := dial.NewGathered(endedConn{conn})
+	secure := tls.Client(wire, cfg)
 	err := secure.HandshakeContext(ctx)
 	if err == nil {
+		if secure.ConnectionState().NegotiatedProtocol == "h2" {
+			wire.Gather()
+		}
 		return secure, nil
 	}
 	conn.Close()

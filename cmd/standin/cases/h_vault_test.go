@@ -148,23 +148,42 @@ func aNewerVault(c *Case) {
 	c.NoGateway()
 	home := filepath.Join(c.Dir, "own")
 	identity, rules := c.ownVault(home, "022")
+	path := filepath.Join(home, "vault.age")
+	c.reseal(path, identity, func(v map[string]any) {
+		if v["format"] != 1.0 {
+			c.Errorf("the vault has format %v", v["format"])
+		}
+		v["format"], v["later"] = 2, "something new"
+	})
+	sealed := c.bytesOf(path)
+	for _, args := range [][]string{{"vault", "list"}, {"vault", "set", "github/token"}, {"vault", "rm", "github/token"}, {"vault", "rotate", "github/token"},
+		{"rules", "trust", "--yes", "--rules", rules}, {"run", "--rules", rules, "--", "true"}, {"audit", "recover", "--reason", "x"}, {"vault", "accept", "--reason", "x"}} {
+		code := 1
+		if args[0] == "run" {
+			code = 125
+		}
+		c.ErrorAndHint(c.At(home, R, args...), code, "format 2", "newer standin")
+		c.Equal(c.bytesOf(path), sealed)
+	}
+	c.U1.Undialled()
+}
+
+// reseal changes the content of a vault, as whoever has its identity can.
+func (c *Case) reseal(path, identity string, change func(map[string]any)) {
+	c.Helper()
+	var content map[string]any
 	key, err := age.ParseIdentities(bytes.NewReader(c.bytesOf(identity)))
 	if err != nil {
 		c.Fatal(err)
 	}
-	path := filepath.Join(home, "vault.age")
 	r, err := age.Decrypt(bytes.NewReader(c.bytesOf(path)), key...)
+	if err == nil {
+		err = json.NewDecoder(r).Decode(&content)
+	}
 	if err != nil {
 		c.Fatal(err)
 	}
-	var content map[string]any
-	if err := json.NewDecoder(r).Decode(&content); err != nil {
-		c.Fatal(err)
-	}
-	if content["format"] != 1.0 {
-		c.Fatalf("the vault has format %v", content["format"])
-	}
-	content["format"], content["later"] = 2, "something new"
+	change(content)
 	text, err := json.Marshal(content)
 	if err != nil {
 		c.Fatal(err)
@@ -181,14 +200,4 @@ func aNewerVault(c *Case) {
 		c.Fatal(err)
 	}
 	c.put(path, sealed.Bytes())
-	for _, args := range [][]string{{"vault", "list"}, {"vault", "set", "github/token"}, {"vault", "rm", "github/token"}, {"vault", "rotate", "github/token"},
-		{"rules", "trust", "--yes", "--rules", rules}, {"run", "--rules", rules, "--", "true"}, {"audit", "recover", "--reason", "x"}, {"vault", "accept", "--reason", "x"}} {
-		code := 1
-		if args[0] == "run" {
-			code = 125
-		}
-		c.ErrorAndHint(c.At(home, R, args...), code, "format 2", "newer standin")
-		c.Equal(c.bytesOf(path), sealed.Bytes())
-	}
-	c.U1.Undialled()
 }
