@@ -17,7 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"standin/audit"
-	"standin/grant"
+	"standin/grant/scrub"
 	"standin/launch"
 	"standin/launch/peer"
 	"standin/rules"
@@ -318,7 +318,7 @@ func (r *running) environment(l *live, addr net.Addr, socket string) (env, remov
 
 // withoutValues leaves out the variables in which a value of the session stands,
 // whatever they are called. No profile can inherit them.
-func withoutValues(environ []string, values *grant.Scrubber) (kept, holding []string) {
+func withoutValues(environ []string, values *scrub.Scrubber) (kept, holding []string) {
 	for _, entry := range environ {
 		name, value, _ := strings.Cut(entry, "=")
 		if values.Holds(value) {
