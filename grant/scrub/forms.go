@@ -94,17 +94,18 @@ func jsonForms(text string) []string {
 	}
 	forms = append(forms, strings.ReplaceAll(forms[0], "/", `\/`))
 	if utf8.ValidString(text) {
-		forms = append(forms, asciiJSON(forms[0], "%04x"), asciiJSON(forms[0], "%04X"))
+		forms = append(forms, asciiJSON(forms[0], "%04x", 0x80), asciiJSON(forms[0], "%04X", 0x80))
+		forms = append(forms, asciiJSON(text, "%04x", 0), asciiJSON(text, "%04X", 0))
 	}
 	return forms
 }
 
-// asciiJSON writes what is above ASCII as \u escapes.
-func asciiJSON(text, digits string) string {
+// asciiJSON writes what is not below plain as \u escapes.
+func asciiJSON(text, digits string, plain rune) string {
 	var out strings.Builder
 	for _, r := range text {
 		switch {
-		case r < 0x80:
+		case r < plain:
 			out.WriteRune(r)
 		case r < 0x10000:
 			fmt.Fprintf(&out, `\u`+digits, r)
