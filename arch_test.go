@@ -18,6 +18,7 @@ var imports = map[string][]string{
 	"audit":                 {"audit/segment"},
 	"audit/segment":         {},
 	"ca":                    {},
+	"control":               {},
 	"launch":                {},
 	"launch/peer":           {},
 	"rules":                 {},

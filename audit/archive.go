@@ -2,6 +2,7 @@ package audit
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -217,13 +218,16 @@ func exportStart(out io.Writer, id string, l, before *line, opening []byte) erro
 	return err
 }
 
-// VerifyExport checks what Export wrote: that every record in it is genuine and none between the first and the last is
-// missing. It says nothing about what lies outside. Anchors are not looked at.
+// VerifyExport checks what Export wrote: that every record in it is genuine and none between the first and the last of a
+// stream is missing. Whole only where anchors prove each stream up to its last record here, and no stream that the others
+// name was left out; a stretch of time is Unproven, since what lies outside of it cannot be seen.
 func VerifyExport(in io.Reader, o VerifyOptions) (*Report, error) {
-	v := &verifier{options: o, report: &Report{Keyed: o.RecoveryKey != "", Vouched: o.VaultKey != nil}}
+	v := &verifier{options: o, present: map[string]*stream{}, openings: map[string]*opening{}, gone: map[string]string{},
+		facts: map[string][]*fact{}, report: &Report{Keyed: o.RecoveryKey != "", Vouched: o.VaultKey != nil}}
 	if err := v.keys(); err != nil {
 		return nil, fmt.Errorf("verify export: %w", err)
 	}
+	ends := map[string]tip{}
 	lines := newLineReader()
 	lines.reset(in)
 	for {
@@ -232,21 +236,94 @@ func VerifyExport(in io.Reader, o VerifyOptions) (*Report, error) {
 			break
 		}
 		var head exportHeader
-		if err != nil || json.Unmarshal(text, &head) != nil || head.Export.Format != format {
+		if err != nil || json.Unmarshal(text, &head) != nil || head.Export.Format != format || !spelledAs(text, head) {
 			return nil, errors.New("verify export: it is not an export of this format")
 		}
 		r := StreamReport{Stream: head.Export.Stream, Segments: 1, Sealed: true}
-		w := &walk{stream: &stream{id: r.Stream}, report: &r, chain: newChain(point{seq: 1}), lines: lines}
-		w.export(v, &head)
+		w := &walk{stream: &stream{id: r.Stream}, report: &r, chain: newChain(point{seq: 1}), lines: lines, facts: v.anchorsOf(r.Stream)}
+		if v.present[r.Stream] != nil {
+			w.problemAt(0, 0, "stands in the export twice")
+		} else {
+			w.export(v, &head)
+		}
+		v.present[r.Stream], v.facts[r.Stream] = w.stream, w.facts
+		ends[r.Stream] = tip{r.Stream, w.chain.seq - 1, hex.EncodeToString(w.chain.h[:])}
+		r.Last, _ = time.Parse(timeLayout, string(w.last[:]))
 		v.report.Streams = append(v.report.Streams, r)
 		v.report.Problems = append(v.report.Problems, r.problems...)
 		v.report.Records += r.Records
+		v.report.Warnings = append(v.report.Warnings, r.warnings...)
 		if len(r.problems) > 0 {
 			break
 		}
 	}
+	if len(v.report.Problems) == 0 {
+		v.outside(ends)
+	}
 	v.judge()
 	return v.report, nil
+}
+
+// anchorsOf are the facts that anchors tell of one stream, by number.
+func (v *verifier) anchorsOf(id string) (facts []*fact) {
+	for _, a := range v.options.Anchors {
+		if h, ok := parseHex(a.H); ok && a.Stream == id {
+			a.Source = cmp.Or(a.Source, Receipt)
+			facts = append(facts, &fact{seq: a.Seq, h: h, from: "an anchor of the " + string(a.Source), anchor: &a})
+		}
+	}
+	slices.SortFunc(facts, func(a, b *fact) int { return cmp.Compare(a.seq, b.seq) })
+	return facts
+}
+
+// outside judges what an export proves beyond its records: how far anchors reach, and which streams were left out.
+func (v *verifier) outside(ends map[string]tip) {
+	leftOut := func(id, by string) {
+		if v.present[id] == nil && v.gone[id] == "" {
+			v.warn(fmt.Sprintf("stream %s is not in the export; %s knows of it", id, by))
+			v.unchecked = true
+		}
+	}
+	for _, r := range v.report.Streams {
+		if o := v.openings[r.Stream]; o != nil {
+			v.removals(v.present[r.Stream], o)
+		}
+	}
+	for _, r := range v.report.Streams {
+		o := v.openings[r.Stream]
+		if o == nil {
+			continue
+		}
+		hard := slices.Concat(o.Ended, follows(o))
+		for i, t := range slices.Concat(hard, o.Running) {
+			leftOut(t.Stream, "stream "+r.Stream)
+			end := ends[t.Stream]
+			switch {
+			case v.present[t.Stream] == nil:
+			case t.Seq == end.Seq && t.H == end.H:
+				v.facts[t.Stream] = append(v.facts[t.Stream], &fact{seq: t.Seq, from: "stream " + r.Stream, met: true})
+			case i < len(hard) && t.Seq == end.Seq, i < len(o.Ended) && t.Seq < end.Seq:
+				v.problem(Problem{Stream: t.Stream, Seq: t.Seq, What: "is not the one that stream " + r.Stream + " knows"})
+			}
+		}
+	}
+	for _, a := range v.options.Anchors {
+		leftOut(a.Stream, "an anchor of the "+string(cmp.Or(a.Source, Receipt)))
+	}
+	v.prove()
+}
+
+// spelledAs tells whether the line is what Export writes for the value: no byte of it is free.
+func spelledAs(text []byte, v any) bool {
+	want, err := json.Marshal(v)
+	return err == nil && string(text) == string(want)+"\n"
+}
+
+func follows(o *opening) []tip {
+	if o.Follows == nil {
+		return nil
+	}
+	return []tip{*o.Follows}
 }
 
 // export checks the records of one stream.
@@ -266,6 +343,8 @@ func (w *walk) export(v *verifier, head *exportHeader) {
 		w.problemAt(0, 1, "was not written by the owner of the vault")
 		return
 	}
+	v.openings[w.stream.id] = o
+	w.stream.number, _ = parseStreamID(w.stream.id)
 	if v.report.Keyed && !w.unseal(v, o) || w.record(0, text) != nil || !w.skip(from, head.Export.After.H, head.Export.After.MAC) {
 		return
 	}
@@ -277,14 +356,13 @@ func (w *walk) export(v *verifier, head *exportHeader) {
 		}
 		var end exportEnd
 		if bytes.HasPrefix(text, []byte(`{"end":`)) {
-			h, ok := parseHex("")
-			if json.Unmarshal(text, &end) == nil {
-				h, ok = parseHex(end.End.H)
-			}
-			if !ok || end.End.Seq != w.chain.seq-1 || h != w.chain.h || end.End.Stream != w.stream.id {
+			err := json.Unmarshal(text, &end)
+			h, ok := parseHex(end.End.H)
+			if err != nil || !ok || !spelledAs(text, end) || end.End.Seq != w.chain.seq-1 || h != w.chain.h || end.End.Stream != w.stream.id {
 				w.problemAt(0, w.chain.seq, "the end of the export does not fit")
 			}
-			w.report.Records = w.chain.seq - max(from, 1)
+			w.report.before = max(from, 1) - 1
+			w.report.Records = w.chain.seq - 1 - w.report.before
 			return
 		}
 		if w.record(0, text) != nil {

@@ -15,6 +15,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
+	"slices"
 	"time"
 )
 
@@ -104,6 +106,11 @@ type Config struct {
 	Retain       Retention        // what Open removes; zero: nothing
 	Journal      *Journal         // marks and the seal are sent there, too; nil: nowhere
 	Now          func() time.Time // the wall clock; nil: time.Now
+
+	// VaultWrites counts the writes to the vault, as it is at the moment: the opening record keeps the number, and a vault
+	// older than the log has seen is refused with an *OlderVaultError. nil: the log does not watch the vault.
+	VaultWrites func() (uint64, error)
+	Reason      string // of the opening, if it has one
 }
 
 // An Anchor says that the record Seq of a stream existed and had this H: a copy of it outside the log proves that the log
@@ -179,6 +186,63 @@ func (e *UnavailableError) Unwrap() error { return e.Err }
 type KeyError struct{ Key, Problem string }
 
 func (e *KeyError) Error() string { return fmt.Sprintf("read audit %s key: %s", e.Key, e.Problem) }
+
+// An OlderVaultError says that the vault counts fewer writes than an opening record of the log does: an older copy of it was
+// put in its place.
+type OlderVaultError struct{ Have, Seen uint64 }
+
+func (e *OlderVaultError) Error() string {
+	return fmt.Sprintf("check the vault against the audit log: it is an older copy (write %d, and the log has seen write %d)", e.Have, e.Seen)
+}
+
+// SeenVaultWrites returns the write of the vault that the log has seen: that of the newest opening record which the owner of
+// the vault made; 0 where there is none.
+func SeenVaultWrites(dir string, vaultKey []byte) (uint64, error) {
+	streams, _, err := scan(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("read audit log: %w", err)
+	}
+	key := subkey(vaultKey, openingLabel)
+	seen, err := seenWrites(dir, streams, &key)
+	if err != nil {
+		return 0, fmt.Errorf("read audit log: %w", err)
+	}
+	return seen, nil
+}
+
+// seenWrites looks at the newest opening that counts; what others have put beside it does not. Openings are made under the
+// lock of the directory, so their counts never fall.
+func seenWrites(dir string, streams []*stream, vault *[32]byte) (uint64, error) {
+	for _, s := range slices.Backward(streams) {
+		o, err := readOpening(dir, s)
+		switch {
+		case errors.Is(err, errForm) || errors.Is(err, fs.ErrNotExist):
+		case err != nil:
+			return 0, err
+		case o.VaultWrites > 0 && o.vouched(vault):
+			return o.VaultWrites, nil
+		}
+	}
+	return 0, nil
+}
+
+// watchVault refuses a vault that is older than the log knows it.
+func (b *beginning) watchVault(streams []*stream) error {
+	if b.log.config.VaultWrites == nil {
+		return nil
+	}
+	seen, err := seenWrites(b.log.dir, streams, &b.vault)
+	if err != nil {
+		return err
+	}
+	if b.opening.VaultWrites, err = b.log.config.VaultWrites(); err == nil && b.opening.VaultWrites < seen {
+		err = &OlderVaultError{Have: b.opening.VaultWrites, Seen: seen}
+	}
+	return err
+}
 
 // ErrClosed is inside the UnavailableError of a log that was closed.
 var ErrClosed = errors.New("the log is closed")

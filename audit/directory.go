@@ -144,6 +144,8 @@ type opening struct {
 	Reason   string   `json:"reason"`
 	VaultMAC string   `json:"vault_mac"`
 
+	VaultWrites uint64 `json:"vault_writes"` // as many as the vault had seen
+
 	h        [32]byte
 	macKeyed []byte // the bytes that VaultMAC is over
 }
@@ -199,6 +201,7 @@ func appendOpening(b []byte, o *opening, wall time.Time, vault *[32]byte) []byte
 		b = fmt.Appendf(appendKey(b, "archive"), `{"directory":"%s","streams":%d,"digest":"%s"}`, a.Directory, a.Streams, a.Digest)
 	}
 	b = appendText(b, "reason", o.Reason)
+	b = appendNumber(b, "vault_writes", int64(o.VaultWrites))
 	c := newChain(point{})
 	mac := c.mac(vault, b[start:])
 	b = append(b, vaultMACOpen...)

@@ -165,7 +165,13 @@ func (b *beginning) begin(streams []*stream) (*Log, error) {
 		number = streams[len(streams)-1].number
 	}
 	l.stream = newStreamID(number + 1)
+	if err := b.watchVault(streams); err != nil {
+		return nil, err
+	}
 	o.Stream, o.Version, o.Process = l.stream, l.config.Version, self()
+	if o.Archive == nil {
+		o.Reason = l.config.Reason
+	}
 	if err := o.present(l.dir, streams, &b.vault); err != nil {
 		return nil, err
 	}

@@ -59,6 +59,7 @@ type StreamReport struct {
 	Live     bool      `json:"live,omitempty"` // the anchor is that of a live gateway: what follows was written since
 	Unproven uint64    `json:"unproven"`
 
+	before   uint64 // records that an export does not hold
 	problems []Problem
 	warnings []string
 }
@@ -96,9 +97,10 @@ type verifier struct {
 	gone       map[string]string   // streams that were removed on purpose, and by whose word
 	facts      map[string][]*fact
 	report     *Report
-	unsealed   int  // streams whose first key could be read
-	sealed     int  // and could not
-	unchecked  bool // somebody says that streams were removed on purpose, and it could not be checked who
+	writes     uint64 // of the vault, up to the opening that is looked at
+	unsealed   int    // streams whose first key could be read
+	sealed     int    // and could not
+	unchecked  bool   // somebody says that streams were removed on purpose, and it could not be checked who
 }
 
 // Verify checks every stream in dir. It returns an error only where it cannot judge: dir or a key cannot be read, or the
@@ -229,6 +231,10 @@ func (v *verifier) commitments() {
 		v.commit(s, list, fact{}, said)
 		v.commit(s, o.Ended, fact{final: true}, said)
 		v.commit(s, o.Running, fact{soft: true}, said)
+		if o.VaultWrites > 0 && o.VaultWrites < v.writes {
+			v.problem(Problem{s.id, 1, 1, fmt.Sprintf("was opened with an older vault: write %d, after write %d was seen", o.VaultWrites, v.writes)})
+		}
+		v.writes = max(v.writes, o.VaultWrites)
 		if o.Archive != nil {
 			continue
 		}
@@ -346,7 +352,8 @@ func (v *verifier) prove() {
 		}
 		proven["stream "+r.Stream] = r.Anchored > 0
 		if !r.Live {
-			r.Unproven = r.Records - min(r.Records, r.Anchored)
+			last := r.before + r.Records
+			r.Unproven = min(r.Records, last-min(last, r.Anchored))
 		}
 		v.report.Unproven += r.Unproven
 	}

@@ -13,8 +13,8 @@ import (
 const (
 	reserveAhead = 256 << 10   // half of it is always there for substitutions
 	noteRetry    = time.Second // between attempts that only notes wait for
-	gatherLeast  = 100 * time.Microsecond
-	gatherMost   = time.Millisecond
+	gatherMost   = 2 * time.Millisecond
+	maxCrowd     = 32 // beyond it a share of a write costs next to nothing
 
 	endedFull   = "full" // why a segment was followed by another
 	endedFailed = "failed"
@@ -36,13 +36,12 @@ type file interface {
 type writer struct {
 	log    *Log
 	create func(dir, name string) (file, error)
-	dir    os.FileInfo   // the directory that the stream was opened in
-	first  file          // kept open: its lock says that the stream is being written
-	file   file          // nil after a failure
-	lost   bool          // file is not where it was; nothing is written until it is back
-	number int           // of the segment
-	crowd  int           // how many lately shared a write
-	took   time.Duration // the last write
+	dir    os.FileInfo // the directory that the stream was opened in
+	first  file        // kept open: its lock says that the stream is being written
+	file   file        // nil after a failure
+	lost   bool        // file is not where it was; nothing is written until it is back
+	number int         // of the segment
+	crowd  int         // how many callers there are, by what the last writes saw
 	chain  *chain
 
 	kept    batch // notes of batches that failed
@@ -100,17 +99,15 @@ func (w *writer) run() {
 			l.mu.Unlock()
 			continue
 		}
-		if b.waiting > 0 && w.crowd > 1 && !closing {
+		if b.waiting > 0 && !closing {
 			w.gather()
 			b = l.pending
 		}
-		w.crowd = max(b.waiting, w.crowd-w.crowd/8-1)
 		l.pending, spare = spare, b
 		l.room.Broadcast()
 		l.mu.Unlock()
-		began := time.Now()
 		err := w.commit(b)
-		w.took = time.Since(began)
+		w.count(b.waiting)
 		b.reset()
 		if closing {
 			l.closeErr = err
@@ -119,14 +116,25 @@ func (w *writer) run() {
 	}
 }
 
-// gather waits until as many have come as lately shared a write: the first to
-// return would else have the disk to itself, and the others wait for it. It
-// waits for no longer than a write takes or two, so that nobody is later for it
-// than by waiting for the next. It is called with mu held.
+// count estimates how many callers there are: those that the last write has just released, and those who came while it
+// lasted, are not the same. The estimate falls slowly, since a caller may be late once.
+func (w *writer) count(released int) {
+	l := w.log
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	w.crowd = min(max(released+l.pending.waiting, w.crowd-w.crowd/8-1), maxCrowd)
+}
+
+// gather waits until all are there who lately were: the callers would else fall into groups, and each group have a
+// write to itself while the others wait for it. A write costs more than anything else about a record. Who is alone
+// never waits, and nobody for longer than gatherMost. It is called with mu held.
 func (w *writer) gather() {
 	l := w.log
+	if l.pending.waiting >= w.crowd {
+		return
+	}
 	l.enough = w.crowd
-	timer := time.NewTimer(min(max(2*w.took, gatherLeast), gatherMost))
+	timer := time.NewTimer(gatherMost)
 	defer timer.Stop()
 	for late := false; !late && l.pending.waiting < l.enough && !l.closing; {
 		l.mu.Unlock()

@@ -110,6 +110,12 @@ func refusalResponse(r *http.Request, code, id string) *http.Response {
 	return rec.response(r)
 }
 
+// IsCode tells whether a refusal can have this code; "aborted" is what became of a request that was cut off.
+func IsCode(code string) bool {
+	_, known := refusals[code]
+	return known || code == "aborted"
+}
+
 // refusalOf is the refusal that an error means, and what the operator is told.
 func (p *Proxy) refusalOf(err error, where string) *grant.Refusal {
 	r := grant.AsRefusal(err)

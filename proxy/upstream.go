@@ -183,9 +183,13 @@ var errCut = errors.New("connection was cut")
 func handshake(ctx context.Context, conn net.Conn, cfg *tls.Config) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
-	secure := tls.Client(endedConn{conn}, cfg)
+	wire := dial.NewGathered(endedConn{conn})
+	secure := tls.Client(wire, cfg)
 	err := secure.HandshakeContext(ctx)
 	if err == nil {
+		if secure.ConnectionState().NegotiatedProtocol == "h2" {
+			wire.Gather()
+		}
 		return secure, nil
 	}
 	conn.Close()

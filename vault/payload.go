@@ -26,6 +26,9 @@ type payload struct {
 	// Retired keeps the last version of removed names, so that a version
 	// in the audit log never means two values.
 	Retired map[string]int `json:"retired,omitempty"`
+	// Notes are what other parts of the program keep here, so that it is as old
+	// as the values, and nobody else can write it.
+	Notes map[string][]byte `json:"notes,omitempty"`
 }
 
 type stored struct {

@@ -44,6 +44,7 @@ type state struct {
 	master   Secret
 	entries  []Entry
 	values   map[string]value
+	notes    map[string][]byte
 }
 
 type value struct {
@@ -112,7 +113,7 @@ func (s *Store) load() (*payload, fs.FileInfo, error) {
 
 func newState(p *payload, file fs.FileInfo) *state {
 	n := &state{file: file, writes: p.Writes, created: p.Created, recovery: p.Recovery, master: NewSecret(p.Master),
-		entries: make([]Entry, 0, len(p.Secrets)), values: make(map[string]value, len(p.Secrets))}
+		entries: make([]Entry, 0, len(p.Secrets)), values: make(map[string]value, len(p.Secrets)), notes: p.Notes}
 	for _, e := range p.Secrets {
 		version := strconv.Itoa(e.Version)
 		n.entries = append(n.entries, Entry{e.Name, version, e.Created, e.Updated})
@@ -208,6 +209,51 @@ func (s *Store) RecoveryRecipient() string { return s.state.Load().recovery }
 // Writes counts the writes since the vault was made. A lower number than was
 // seen before means that an older copy was put in its place.
 func (s *Store) Writes() uint64 { return s.state.Load().writes }
+
+// Refresh reads the file as it is now, and returns what Writes then does.
+func (s *Store) Refresh() (uint64, error) {
+	s.reading.Lock()
+	defer s.reading.Unlock()
+	s.refresh()
+	now := s.state.Load()
+	return now.writes, now.err
+}
+
+// Renumber counts a write of its own and moves the count to at least writes: an
+// older copy that was put back on purpose is then newer than the one it replaced.
+func (s *Store) Renumber(writes uint64) error {
+	return s.update(func(p *payload, _ time.Time) error {
+		p.Writes = max(p.Writes, writes-1)
+		return nil
+	})
+}
+
+// Note returns what was last kept under a name with KeepNote, or nil. The caller
+// does not change it.
+func (s *Store) Note(name string) ([]byte, error) {
+	now, err := s.current()
+	if err != nil {
+		return nil, err
+	}
+	return now.notes[name], nil
+}
+
+// KeepNote puts what change makes of a note in its place: a small text of another
+// part of the program, which is no secret but must not be older than the vault is,
+// nor written by anybody who cannot open it.
+func (s *Store) KeepNote(name string, change func(old []byte) ([]byte, error)) error {
+	return s.update(func(p *payload, _ time.Time) error {
+		note, err := change(p.Notes[name])
+		if err != nil {
+			return err
+		}
+		if p.Notes == nil {
+			p.Notes = make(map[string][]byte)
+		}
+		p.Notes[name] = note
+		return nil
+	})
+}
 
 // Created is when the vault was made.
 func (s *Store) Created() time.Time { return s.state.Load().created }

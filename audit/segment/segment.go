@@ -259,6 +259,10 @@ func Lock(path string, wait time.Duration) (io.Closer, error) {
 		if err != nil {
 			return nil, err
 		}
+		if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+			f.Close()
+			return nil, &ModeError{path, "not a regular file", "rm -r " + quote(path)}
+		}
 		err = tryLock(f, writing)
 		if err == nil && leadsTo(path, f) {
 			return f, nil
@@ -308,4 +312,17 @@ func CheckDir(dir string) error {
 		return bad
 	}
 	return nil
+}
+
+// quote makes a path safe to paste into a shell.
+func quote(path string) string {
+	out := []byte{'\''}
+	for i := 0; i < len(path); i++ {
+		if path[i] == '\'' {
+			out = append(out, `'\''`...)
+		} else {
+			out = append(out, path[i])
+		}
+	}
+	return string(append(out, '\''))
 }

@@ -71,16 +71,3 @@ func privateDir(path string, info fs.FileInfo) *ModeError {
 	}
 	return nil
 }
-
-// quote makes a path safe to paste into a shell.
-func quote(path string) string {
-	out := []byte{'\''}
-	for i := 0; i < len(path); i++ {
-		if path[i] == '\'' {
-			out = append(out, `'\''`...)
-		} else {
-			out = append(out, path[i])
-		}
-	}
-	return string(append(out, '\''))
-}

@@ -23,6 +23,15 @@ func newAuditCommand(p *program) *cobra.Command {
 // auditKey is the purpose of the vault's key that a log is opened with.
 const auditKey = "audit"
 
+func auditKeys(store *vault.Store) audit.Keys {
+	return audit.Keys{Vault: store.Key(auditKey), Recovery: store.RecoveryRecipient()}
+}
+
+// auditConfig is what every writer of the log is opened with.
+func auditConfig(store *vault.Store) audit.Config {
+	return audit.Config{Version: version, Journal: audit.FindJournal(), VaultWrites: store.Refresh}
+}
+
 // maxKeyFile bounds files of keys, receipts and values, in bytes.
 const maxKeyFile = 1 << 20
 
@@ -45,6 +54,9 @@ against the vault, too, if --vault or a passphrase file opens it.
 
 What was written after the newest anchor could have been cut off unseen. Anchors
 come from receipts, from the system's journal, and from gateways that are running.
+An export of a stretch of time is never more than 12: what lies outside of it, and
+which streams were left out, does not show in it. One of everything is whole (0)
+with the receipt of the newest session.
 
 Exit codes: 0 whole, and anchored up to the end; 10 tampered; 11 order only, no
 recovery key; 12 whole, but the end is unproven; 13 whole, but for an unfinished
@@ -56,7 +68,7 @@ last record, as a crash leaves it; 1 nothing could be checked.`,
 	f.StringVar(&v.recovery, "recovery-key-file", "", "read the recovery key from `FILE`")
 	f.StringArrayVar(&v.receipts, "receipt", nil, "take the anchor of the receipt in `FILE` (repeatable)")
 	f.StringVar(&v.journal, "journal", "", "take anchors from `FILE`, or - for standard input: journalctl -t standin-audit -o cat")
-	f.StringVar(&v.export, "export", "", "check `FILE`, or - for standard input, made by \"standin audit export\"")
+	f.StringVar(&v.export, "export", "", "check `FILE`, or - for standard input, made by \"standin audit export\", instead of the log")
 	f.BoolVar(&v.vault, "vault", false, "open the vault, to check who opened the streams")
 	f.BoolVar(&v.printKeys, "print-keys", false, "print the first key of each stream, for another verifier, and check nothing")
 	f.BoolVar(&v.json, "json", false, "print the report as JSON")
@@ -99,7 +111,7 @@ func (p *program) auditVerify(cmd *cobra.Command, v *auditVerify) error {
 	} else {
 		p.printReport(report, v.export != "")
 	}
-	return verdict(report)
+	return verdict(report, v.export != "")
 }
 
 func (p *program) auditOptions(cmd *cobra.Command, h home, v *auditVerify) (o audit.VerifyOptions, err error) {
@@ -111,7 +123,7 @@ func (p *program) auditOptions(cmd *cobra.Command, h home, v *auditVerify) (o au
 		o.RecoveryKey = recoveryKeyIn(text)
 	}
 	if v.vault || cmd.Flags().Changed("passphrase-file") || p.getenv("STANDIN_PASSPHRASE_FILE") != "" {
-		store, err := p.openVault(cmd, h)
+		store, err := p.openVaultAsItIs(cmd, h)
 		var missing *vault.MissingError
 		switch {
 		case errors.As(err, &missing) && !v.vault: // a copy of the log is checked where there is no vault
@@ -144,7 +156,9 @@ func (p *program) auditOptions(cmd *cobra.Command, h home, v *auditVerify) (o au
 		}
 		o.Anchors = append(o.Anchors, anchors...)
 	}
-	o.Anchors = append(o.Anchors, liveAnchors(h)...)
+	if v.export == "" {
+		o.Anchors = append(o.Anchors, liveAnchors(h)...)
+	}
 	return o, nil
 }
 
@@ -245,7 +259,7 @@ func (p *program) printReport(r *audit.Report, export bool) {
 }
 
 // verdict makes the exit code of a report.
-func verdict(r *audit.Report) error {
+func verdict(r *audit.Report, export bool) error {
 	if fault == "verify" {
 		return nil
 	}
@@ -267,6 +281,10 @@ func verdict(r *audit.Report) error {
 	case audit.Torn:
 		return exitError(r.Code, &hinted{fmt.Errorf("verify audit: %d records are whole, and a last one is unfinished, as a crash leaves it", r.Records),
 			"see \"standin audit show\" for what came before; nothing that was acted upon is missing if the disk kept its word"})
+	}
+	if export {
+		return exitError(r.Code, &hinted{fmt.Errorf("verify audit: %d records are whole, as far as they go; %d of them are unproven, and whole streams could have been left out of the export", r.Records, r.Unproven),
+			"export everything, and give the receipt of the newest session: standin audit verify --export FILE --receipt FILE"})
 	}
 	return exitError(r.Code, &hinted{fmt.Errorf("verify audit: %d records are whole; %d of them are unproven: they lie after the newest anchor, where the end could have been cut off", r.Records, r.Unproven),
 		"give anchors that were kept elsewhere: standin audit verify --receipt FILE"})

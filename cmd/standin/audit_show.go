@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -24,6 +25,7 @@ type auditShow struct {
 	since, until  string
 	json, summary bool
 	value         bool
+	process       string
 }
 
 func newAuditShowCommand(p *program) *cobra.Command {
@@ -44,6 +46,7 @@ code such as no_grant, or a status such as 403.`,
 	f.StringVar(&s.filter.Secret, "secret", "", "only uses of the secret `NAME`")
 	f.StringVar(&s.filter.Session, "session", "", "only the session `ID`")
 	f.StringVar(&s.filter.Host, "host", "", "only requests to `HOST`")
+	f.StringVar(&s.process, "process", "", "only what this process did: a `PID`, an executable's path, or its name")
 	f.IntVar(&s.filter.PID, "pid", 0, "only what the process `PID` did")
 	f.StringVar(&s.filter.Exe, "exe", "", "only what this executable did: a `PATH` or a name")
 	f.StringVar(&s.filter.Outcome, "outcome", "", "only records that tell this `OUTCOME`")
@@ -68,20 +71,41 @@ func (p *program) auditShow(cmd *cobra.Command, s *auditShow) error {
 	if s.filter.Until, err = parseWhen(s.until, now); err != nil {
 		return usageError("--until: %w", err)
 	}
+	if s.process != "" {
+		if s.filter.PID != 0 || s.filter.Exe != "" {
+			return usageError("take one of --process, --pid and --exe")
+		}
+		if s.filter.PID, err = strconv.Atoi(s.process); err != nil {
+			s.filter.PID, s.filter.Exe = 0, s.process
+		}
+	}
+	if err := checkOutcome(h.Audit(), s.filter.Outcome); err != nil {
+		return err
+	}
 	if s.value {
 		if s.filter.Fingerprint, err = p.fingerprintOfInput(cmd, h); err != nil {
 			return err
 		}
 	}
+	found := false
+	counting := func(each func(*audit.Entry) error) func(*audit.Entry) error {
+		return func(e *audit.Entry) error {
+			found = true
+			return each(e)
+		}
+	}
 	switch {
 	case s.summary:
-		err = p.showSummary(h.Audit(), s)
+		found, err = p.showSummary(h.Audit(), s)
 	case s.json:
-		err = audit.Query(h.Audit(), s.filter, auditJSON(p.out))
+		err = audit.Query(h.Audit(), s.filter, counting(auditJSON(p.out)))
 	default:
 		t := newAuditTable(p.out)
-		err = audit.Query(h.Audit(), s.filter, t.add)
+		err = audit.Query(h.Audit(), s.filter, counting(t.add))
 		t.flush()
+	}
+	if !found && err == nil {
+		p.explainNothing(h.Audit(), s.filter)
 	}
 	return withAuditHint(err)
 }
@@ -115,7 +139,7 @@ func (p *program) fingerprintOfInput(cmd *cobra.Command, h home) (string, error)
 	if len(value) == 0 {
 		return "", usageError("--value-stdin: standard input is empty")
 	}
-	store, err := p.openVault(cmd, h)
+	store, err := p.openVaultAsItIs(cmd, h)
 	if err != nil {
 		return "", err
 	}
@@ -169,18 +193,17 @@ type auditSummary struct {
 	refused map[string]int
 }
 
-func (p *program) showSummary(dir string, s *auditShow) error {
+func (p *program) showSummary(dir string, s *auditShow) (found bool, err error) {
+	sum := &auditSummary{secret: s.filter.Secret, uses: map[[2]string]*auditUse{}, ended: map[string]string{}, refused: map[string]int{}}
 	f := s.filter
-	sum := &auditSummary{secret: f.Secret, uses: map[[2]string]*auditUse{}, ended: map[string]string{}, refused: map[string]int{}}
-	f.Secret = "" // how a session ended stands in a record that names no secret
-	if f.Fingerprint == "" && f.PID == 0 && f.Exe == "" && f.Host == "" && f.Outcome == "" {
-		f.Until = time.Time{}
+	f.Types = []string{audit.TypeGrant, audit.TypeSubstitute, audit.TypeDeliver, audit.TypeDeny, audit.TypeMisplaced}
+	f.Secret = "" // a refusal counts for the session, whatever it was about
+	err = audit.Query(dir, f, sum.add)
+	// How a session ended stands in records that name neither secret, host nor outcome, and may be later.
+	ends := audit.Filter{Session: f.Session, Since: f.Since, Types: []string{audit.TypeRevoke, audit.TypeClose}}
+	if len(sum.order) > 0 {
+		err = errors.Join(err, audit.Query(dir, ends, sum.end))
 	}
-	f.Types = []string{audit.TypeGrant, audit.TypeSubstitute, audit.TypeDeliver, audit.TypeDeny, audit.TypeMisplaced, audit.TypeRevoke, audit.TypeClose}
-	err := audit.Query(dir, f, func(e *audit.Entry) error {
-		sum.add(e, !s.filter.Until.IsZero() && !e.Time.Before(s.filter.Until))
-		return nil
-	})
 	for _, u := range sum.order {
 		u.Refused = sum.refused[u.Session]
 		if u.Ended = sum.ended[u.Session]; u.Ended == "" {
@@ -192,7 +215,7 @@ func (p *program) showSummary(dir string, s *auditShow) error {
 		if sum.order == nil {
 			sum.order = []*auditUse{}
 		}
-		return errors.Join(printJSON(p.out, sum.order), err)
+		return len(sum.order) > 0, errors.Join(printJSON(p.out, sum.order), err)
 	}
 	t := tabwriter.NewWriter(p.out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "SESSION\tSECRET\tUSES\tFIRST\tLAST\tHOSTS\tBY\tREFUSED\tENDED")
@@ -200,11 +223,11 @@ func (p *program) showSummary(dir string, s *auditShow) error {
 		fmt.Fprintf(t, "%s\t%s\t%d\t%s\t%s\t%s\t%s\t%d\t%s\n", shown(u.Session), shown(u.Secret), u.Uses, shownTime(u.First), shownTime(u.Last),
 			shown(strings.Join(u.Hosts, ",")), shown(strings.Join(u.Exes, ",")), u.Refused, shown(u.Ended))
 	}
-	return errors.Join(t.Flush(), err)
+	return len(sum.order) > 0, errors.Join(t.Flush(), err)
 }
 
-// add counts an entry; late ones tell only how a session ended.
-func (s *auditSummary) add(e *audit.Entry, late bool) {
+// end notes how a session ended.
+func (s *auditSummary) end(e *audit.Entry) error {
 	switch e.Type {
 	case audit.TypeClose:
 		s.ended[e.Session] = "closed " + shownTime(e.Time)
@@ -216,9 +239,11 @@ func (s *auditSummary) add(e *audit.Entry, late bool) {
 			s.ended[e.Session] = "revoked " + shownTime(e.Time)
 		}
 	}
-	if late {
-		return
-	}
+	return nil
+}
+
+// add counts an entry.
+func (s *auditSummary) add(e *audit.Entry) error {
 	switch e.Type {
 	case audit.TypeDeny, audit.TypeMisplaced:
 		s.refused[e.Session] += max(1, e.Count)
@@ -238,6 +263,7 @@ func (s *auditSummary) add(e *audit.Entry, late bool) {
 			}
 		}
 	}
+	return nil
 }
 
 func (s *auditSummary) count(e *audit.Entry, secret string, n int) {

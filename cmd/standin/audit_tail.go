@@ -171,8 +171,7 @@ is deleted. It refuses while a gateway is running, and it opens the vault.`,
 			if err != nil {
 				return err
 			}
-			l, archive, err := audit.Recover(h.Audit(), audit.Keys{Vault: store.Key(auditKey), Recovery: store.RecoveryRecipient()},
-				audit.Config{Version: version, Journal: audit.FindJournal()}, reason)
+			l, archive, err := audit.Recover(h.Audit(), auditKeys(store), auditConfig(store), reason)
 			if l != nil {
 				err = errors.Join(err, l.Close())
 			}

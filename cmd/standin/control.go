@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -16,22 +15,22 @@ import (
 	"time"
 
 	"standin/audit"
+	"standin/control"
 	"standin/grant"
 	"standin/vault"
 )
 
-// control is the socket by which a gateway's sessions are listed, narrowed and
+// controlServer is the socket by which a gateway's sessions are listed, narrowed and
 // revoked, and by which nothing else can be done: whoever reaches it, the
 // command included, can only take away.
-type control struct {
+type controlServer struct {
 	g        *gateway
 	listener net.Listener
 	server   *http.Server
 	serving  sync.WaitGroup
 
 	mu       sync.Mutex
-	sessions map[string]*live
-	notes    map[string]sessionNotes
+	sessions map[string]*hosted
 }
 
 // sessionNotes is what was decided about a session at its start.
@@ -66,13 +65,17 @@ type gatewayStatus struct {
 // socketDir is the folder of the control sockets.
 func socketDir(h home) string { return h.Run() }
 
-// newControl listens on a socket of its own, in the home's private folder.
-func newControl(g *gateway, name string) (*control, error) {
-	listener, err := listenPrivate(socketDir(g.home), name+".sock")
+// newControlServer listens on a socket of its own, in the home's private folder.
+func newControlServer(g *gateway, name string) (*controlServer, error) {
+	// The mask keeps the socket private from the start.
+	if err := vault.PrivateDir(socketDir(g.home)); err != nil {
+		return nil, err
+	}
+	listener, err := control.Listen(filepath.Join(socketDir(g.home), name+".sock"))
 	if err != nil {
 		return nil, err
 	}
-	c := &control{g: g, listener: listener, sessions: map[string]*live{}, notes: map[string]sessionNotes{}}
+	c := &controlServer{g: g, listener: listener, sessions: map[string]*hosted{}}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", c.status)
 	mux.HandleFunc("GET /v1/sessions", c.list)
@@ -83,70 +86,19 @@ func newControl(g *gateway, name string) (*control, error) {
 	return c, nil
 }
 
-// listenPrivate listens on dir/name, and refuses a folder that is not private
-// or a name that is taken. The mask keeps the socket private from the start.
-func listenPrivate(dir, name string) (net.Listener, error) {
-	if err := vault.PrivateDir(dir); err != nil {
-		return nil, err
-	}
-	path := filepath.Join(dir, name)
-	if _, err := os.Lstat(path); err == nil {
-		return nil, fmt.Errorf("listen on control socket %q: the file exists", path)
-	}
-	short, done, err := shortPath(path)
-	if err != nil {
-		return nil, err
-	}
-	defer done()
-	listener, err := net.Listen("unix", short)
-	if err != nil {
-		return nil, fmt.Errorf("listen on control socket %q: %w", path, errors.Unwrap(err))
-	}
-	// The listener would remove the file by the short name, which ends here.
-	listener.(*net.UnixListener).SetUnlinkOnClose(false)
-	return &privateListener{listener, path}, os.Chmod(path, 0o600)
-}
-
-// privateListener removes its file when it is closed.
-type privateListener struct {
-	net.Listener
-	path string
-}
-
-func (l *privateListener) Close() error {
-	return errors.Join(os.Remove(l.path), l.Listener.Close())
-}
-
-// maxSocketPath is how long a path the kernel takes for a socket, in bytes, on
-// every system.
-const maxSocketPath = 100
-
-// shortPath names a file by a path that is short enough for a socket: the path
-// itself, or one by way of its folder's open descriptor. Done ends that name.
-func shortPath(path string) (short string, done func() error, err error) {
-	if len(path) <= maxSocketPath || runtime.GOOS != "linux" {
-		return path, func() error { return nil }, nil
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return "", nil, fmt.Errorf("find control socket: %w", err)
-	}
-	return fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(path)), dir.Close, nil
-}
-
-func (c *control) add(l *live, notes sessionNotes) {
+func (c *controlServer) add(h *hosted) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.sessions[l.session.ID], c.notes[l.session.ID] = l, notes
+	c.sessions[h.session.ID] = h
 }
 
-func (c *control) close() error {
+func (c *controlServer) close() error {
 	err := c.server.Close()
 	c.serving.Wait()
 	return err
 }
 
-func (c *control) status(w http.ResponseWriter, _ *http.Request) {
+func (c *controlServer) status(w http.ResponseWriter, _ *http.Request) {
 	c.mu.Lock()
 	n := len(c.sessions)
 	c.mu.Unlock()
@@ -163,28 +115,28 @@ func openDescriptors() int {
 	return len(entries) - 1 // less the one that the listing itself took
 }
 
-func (c *control) list(w http.ResponseWriter, _ *http.Request) {
+func (c *controlServer) list(w http.ResponseWriter, _ *http.Request) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	views := []sessionView{}
-	for id, l := range c.sessions {
-		views = append(views, sessionView{Status: l.session.Status(), sessionNotes: c.notes[id], Tunnels: l.client.Tunnels(),
-			RulesHash: c.g.policy.Hash, Extends: l.session.Profile.Extends})
+	for _, h := range c.sessions {
+		views = append(views, sessionView{Status: h.session.Status(), sessionNotes: h.decided(), Tunnels: h.client.Tunnels(),
+			RulesHash: h.session.Policy.Hash, Extends: h.session.Profile.Extends})
 	}
 	answerJSON(w, views)
 }
 
-func (c *control) find(w http.ResponseWriter, r *http.Request) *live {
+func (c *controlServer) find(w http.ResponseWriter, r *http.Request) *hosted {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	l := c.sessions[r.PathValue("id")]
-	if l == nil {
+	h := c.sessions[r.PathValue("id")]
+	if h == nil {
 		http.Error(w, `{"error":"unknown session"}`, http.StatusNotFound)
 	}
-	return l
+	return h
 }
 
-func (c *control) revoke(w http.ResponseWriter, r *http.Request) {
+func (c *controlServer) revoke(w http.ResponseWriter, r *http.Request) {
 	if l := c.find(w, r); l != nil {
 		l.session.Revoke("revoked")
 		l.client.Cut()
@@ -192,7 +144,7 @@ func (c *control) revoke(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func (c *control) narrow(w http.ResponseWriter, r *http.Request) {
+func (c *controlServer) narrow(w http.ResponseWriter, r *http.Request) {
 	l := c.find(w, r)
 	if l == nil {
 		return
@@ -228,12 +180,7 @@ func newControlClient(path string) *controlClient {
 	return &controlClient{path, &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			short, done, err := shortPath(path)
-			if err != nil {
-				return nil, err
-			}
-			defer done()
-			return (&net.Dialer{}).DialContext(ctx, "unix", short)
+			return control.Dial(ctx, path)
 		},
 	}}}
 }

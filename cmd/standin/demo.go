@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -103,7 +102,7 @@ func (d *demonstration) setUp() error {
 	if err != nil {
 		return err
 	}
-	return trust(context.Background(), store, home{Config: d.dir, State: d.dir, Runtime: d.dir}, policy)
+	return trust(store, policy)
 }
 
 func (d *demonstration) rules() string { return filepath.Join(d.dir, "standin.yaml") }

@@ -128,10 +128,13 @@ func logHint(err error) string {
 		down      *audit.UnavailableError
 		malformed *audit.MalformedError
 		key       *audit.KeyError
+		older     *audit.OlderVaultError
 		mode      *segment.ModeError
 		lost      *segment.LostError
 	)
 	switch {
+	case errors.As(err, &older):
+		return "find out who put it there; if it was you, with a backup: standin vault accept --reason TEXT"
 	case errors.As(err, &mode):
 		return mode.Fix
 	case errors.As(err, &lost):

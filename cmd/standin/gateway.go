@@ -74,8 +74,7 @@ func newGateway(ctx context.Context, cfg gatewayConfig) (*gateway, error) {
 	g := &gateway{home: cfg.home, policy: cfg.policy, store: cfg.store, placeholders: placeholders,
 		gate: proxy.NewCredentials(), logFile: file, scrubbed: &scrubbedWriter{to: file}}
 	g.log = newLogger(g.scrubbed)
-	g.record, err = audit.Open(cfg.home.Audit(), audit.Keys{Vault: cfg.store.Key("audit"), Recovery: cfg.store.RecoveryRecipient()},
-		audit.Config{Version: version, Journal: audit.FindJournal()})
+	g.record, err = audit.Open(cfg.home.Audit(), auditKeys(cfg.store), auditConfig(cfg.store))
 	if err != nil {
 		file.Close()
 		return nil, err
@@ -140,13 +139,14 @@ func (g *gateway) close() error {
 
 // live is a session and all that belongs to it.
 type live struct {
-	g         *gateway
-	session   *grant.Session
-	client    *proxy.Client
-	authority *ca.Authority
-	token     string
-	process   atomic.Pointer[audit.Process] // the command, once it runs
-	watched   chan struct{}                 // closed when the end of the grants is on record
+	g            *gateway
+	placeholders map[string]string
+	session      *grant.Session
+	client       *proxy.Client
+	authority    *ca.Authority
+	token        string
+	process      atomic.Pointer[audit.Process] // the command, once it runs
+	watched      chan struct{}                 // closed when the end of the grants is on record
 }
 
 // sessionConfig is what a session is opened with.
@@ -175,7 +175,7 @@ func (g *gateway) open(ctx context.Context, cfg sessionConfig) (*live, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &live{g: g, session: s, client: client, authority: authority, token: strings.ToLower(rand.Text() + rand.Text()),
+	l := &live{g: g, placeholders: g.placeholders, session: s, client: client, authority: authority, token: strings.ToLower(rand.Text() + rand.Text()),
 		watched: make(chan struct{})}
 	rec := l.record("open")
 	rec.Command, rec.RulesHash = cfg.command, g.policy.Hash

@@ -15,7 +15,7 @@ import (
 // home is where this user's files lie. With --home all three are one folder.
 type home struct {
 	Config  string // standin.yaml
-	State   string // vault.age, identity.age, audit/, trust.json, placeholders.json
+	State   string // vault.age, identity.age, audit/, placeholders.json
 	Runtime string // control sockets, the files of a session
 }
 
@@ -23,7 +23,6 @@ func (h home) Vault() string        { return h.State }
 func (h home) Audit() string        { return filepath.Join(h.State, "audit") }
 func (h home) Run() string          { return filepath.Join(h.Runtime, "run") }
 func (h home) Placeholders() string { return filepath.Join(h.State, "placeholders.json") }
-func (h home) Trust() string        { return filepath.Join(h.State, "trust.json") }
 
 // errNoHome says that nothing tells where the files lie.
 var errNoHome = errors.New("find the home of standin: neither --home nor $STANDIN_HOME nor $HOME is set")

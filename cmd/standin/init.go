@@ -61,8 +61,8 @@ func (p *program) initialize(cmd *cobra.Command, o *vaultInit, services []string
 	if err != nil {
 		return err
 	}
-	if trusted(store, h, policy) != nil {
-		if err := trust(cmd.Context(), store, h, policy); err != nil {
+	if trusted(store, policy) != nil {
+		if err := trust(store, policy); err != nil {
 			return err
 		}
 		fmt.Fprintf(p.out, "trusted %s, which was just made\n", harmless(policy.Path))

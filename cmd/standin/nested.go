@@ -4,15 +4,19 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"os"
 	"slices"
 	"time"
 
-	"standin/grant"
 	"standin/launch/peer"
 )
 
 // nestedError says why a run inside a session is refused.
 type nestedError struct{ Outer, Reason string }
+
+func newNestedError(outer, format string, args ...any) error {
+	return &nestedError{outer, fmt.Sprintf(format, args...)}
+}
 
 func (e *nestedError) Error() string {
 	return fmt.Sprintf("open a session inside session %q: %s", e.Outer, e.Reason)
@@ -27,29 +31,9 @@ func (r *running) nested() error {
 	if err != nil || outer == nil {
 		return err
 	}
-	refuse := func(format string, args ...any) error { return &nestedError{outer.ID, fmt.Sprintf(format, args...)} }
-	if outer.Ended != "" {
-		return refuse("it has ended")
+	if err := within(outer.sessionView, r.profile, r.policy.Hash); err != nil {
+		return err
 	}
-	if outer.Extends == "command" {
-		return refuse("its grants are for the command alone")
-	}
-	if outer.RulesHash != r.policy.Hash {
-		return refuse("it has other rules than %q", r.policy.Path)
-	}
-	if slices.Index(levels, r.profile.Isolation) < slices.Index(levels, outer.Isolation) {
-		return refuse("isolation %q is less than its %q", r.profile.Isolation, outer.Isolation)
-	}
-	for _, name := range r.profile.Secrets {
-		i := slices.IndexFunc(outer.Grants, func(g grant.GrantStatus) bool { return g.Secret == name })
-		if i < 0 {
-			return refuse("it has no grant of secret %q", name)
-		}
-		if outer.Grants[i].Left >= 0 {
-			return refuse("its uses of secret %q are counted", name)
-		}
-	}
-	r.profile.TTL = min(r.profile.TTL, time.Until(outer.Expires))
 	r.outside = outer
 	return nil
 }
@@ -94,7 +78,7 @@ func (r *running) outer() (*liveSession, error) {
 	if err != nil {
 		return nil, err
 	}
-	above, named := peer.Ancestors(), r.p.getenv("STANDIN_SESSION")
+	above, named := peer.Ancestors(os.Getpid()), r.p.getenv("STANDIN_SESSION")
 	for _, g := range gateways {
 		var status gatewayStatus
 		var views []sessionView
@@ -102,7 +86,7 @@ func (r *running) outer() (*liveSession, error) {
 			continue // left behind by a gateway that was killed
 		}
 		for i := range views {
-			if views[i].ID == named || slices.Contains(above, status.PID) && len(views) == 1 {
+			if views[i].ID == named || slices.Contains(above, views[i].PID) || slices.Contains(above, status.PID) && len(views) == 1 {
 				return &liveSession{views[i], g}, nil
 			}
 		}

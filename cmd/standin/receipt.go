@@ -23,9 +23,14 @@ type receipt struct {
 	Anchor    audit.Anchor `json:"anchor"`
 }
 
-func writeReceipt(path string, g *gateway, l *live, notes sessionNotes, code int) error {
-	data, err := json.MarshalIndent(receipt{Version: 1, Status: l.session.Status(), sessionNotes: notes, Closed: time.Now(), ExitCode: code,
-		RulesPath: g.policy.Path, RulesHash: g.policy.Hash, Anchor: g.record.Anchor()}, "", "  ")
+// receipt is that of a session which has ended.
+func (h *hosted) receipt() *receipt {
+	return &receipt{Version: 1, Status: h.session.Status(), sessionNotes: h.decided(), Closed: time.Now(),
+		RulesPath: h.session.Policy.Path, RulesHash: h.session.Policy.Hash, Anchor: h.g.record.Anchor()}
+}
+
+func (r *receipt) write(path string) error {
+	data, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
 		return fmt.Errorf("write receipt: %w", err)
 	}

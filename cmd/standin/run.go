@@ -4,24 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"runtime/debug"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"standin/audit"
-	"standin/grant/scrub"
 	"standin/launch"
 	"standin/launch/peer"
 	"standin/rules"
-	"standin/rules/catalog"
 	"standin/vault"
 )
 
@@ -118,7 +111,6 @@ type running struct {
 	policy  *rules.Policy
 	profile *rules.Profile
 	extra   map[string]string // variables of the --env-file
-	files   *launch.Files     // what the command's environment names
 	lacking error             // why the level is not a better one
 	outside *liveSession      // the session that this one is a part of, or nil
 }
@@ -137,7 +129,7 @@ func (r *running) prepare() error {
 	if r.policy, err = r.p.loadRules(r.home, r.f.rules); err != nil {
 		return err
 	}
-	if r.profile, err = r.narrowed(); err != nil {
+	if r.profile, err = narrowed(r.policy, asked{Profile: r.f.profile, Secrets: r.f.secrets, TTL: r.f.ttl}); err != nil {
 		return err
 	}
 	if err := r.isolation(); err != nil {
@@ -155,7 +147,7 @@ func (r *running) prepare() error {
 	if r.store, err = r.p.openVault(r.cmd, r.home); err != nil {
 		return err
 	}
-	return trusted(r.store, r.home, r.policy)
+	return trusted(r.store, r.policy)
 }
 
 // loadRules finds and reads the rules file.
@@ -171,110 +163,58 @@ func (p *program) loadRules(h home, named string) (*rules.Policy, error) {
 	return rules.Load(path)
 }
 
-// narrowed is the profile, less what --secret and --ttl take away. Neither adds.
-func (r *running) narrowed() (*rules.Profile, error) {
-	found, err := r.policy.Profile(r.f.profile)
-	if err != nil {
-		return nil, err
-	}
-	profile := *found
-	if len(r.f.secrets) > 0 {
-		for _, name := range r.f.secrets {
-			if !slices.Contains(profile.Secrets, name) {
-				return nil, usageError("--secret %s: profile %q does not have it", name, profile.Name)
-			}
-		}
-		profile.Secrets = r.f.secrets
-	}
-	if r.f.ttl < 0 || r.f.ttl > profile.TTL {
-		return nil, usageError("--ttl %v: profile %q allows at most %v", r.f.ttl, profile.Name, profile.TTL)
-	}
-	if r.f.ttl > 0 {
-		profile.TTL = r.f.ttl
-	}
-	return &profile, nil
+// session is the session of a run, at a gateway of its own or at a serving one.
+type session interface {
+	// outfit is what the environment of the command is made of.
+	outfit(environ []string) (*outfit, error)
+	// socket is where the gateway is asked about the session.
+	socket() string
+	// started tells which process is the command, and what it does not get.
+	started(child *launch.Command, removed []string) error
+	// end ends the session: when it returns the grants are revoked and its
+	// connections cut.
+	end(reason string) (*receipt, error)
 }
 
-// serve runs the gateway around the command, and writes the receipt when the
-// log is sealed, so that its anchor covers the whole stream.
+// serve runs the command in a session, and writes the receipt when that has
+// ended.
 func (r *running) serve() (int, error) {
-	ctx := context.Background()
-	upstream, err := r.p.upstreams(r.f.upstreamCA, r.f.upstreamProxy)
+	s, err := r.open()
 	if err != nil {
 		return 0, err
 	}
-	g, err := newGateway(ctx, gatewayConfig{home: r.home, store: r.store, policy: r.policy, environ: r.p.env, logFile: r.f.log, upstream: upstream})
-	if err != nil {
-		return 0, err
-	}
-	l, err := g.open(ctx, sessionConfig{profile: r.profile, isolation: r.profile.Isolation, command: filepath.Base(r.argv[0])})
-	if err != nil {
-		return 0, errors.Join(err, g.close())
-	}
-	code, notes, err := r.session(g, l)
-	err = errors.Join(err, g.close())
-	if r.f.receipt != "" {
-		err = errors.Join(err, writeReceipt(r.f.receipt, g, l, notes, code))
-	}
-	return code, err
-}
-
-// session serves the session on a listener of its own until the command ends.
-// The grants are revoked before it returns.
-func (r *running) session(g *gateway, l *live) (code int, notes sessionNotes, err error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, notes, errors.Join(fmt.Errorf("listen on loopback: %w", err), l.end("no listener", r.began))
-	}
-	gate, err := newGate(g, l)
-	if err != nil {
-		return 0, notes, errors.Join(err, listener.Close(), l.end("no gate", r.began))
-	}
-	r.logIsolation(g, l)
-	served := make(chan error, 1)
-	go func() { served <- g.proxy.Serve(judgedListener{listener}, gate) }()
-	ctx, cancel := context.WithCancel(g.life)
-	var following sync.WaitGroup
-	following.Go(func() { r.follow(ctx, l) })
-	code, notes, err = r.command(g, l, listener.Addr(), gate)
+	code, err := r.command(s)
 	reason := "command ended"
 	if err != nil {
 		reason = "command did not start"
 	}
-	listener.Close()
-	cancel()
-	following.Wait()
-	return code, notes, errors.Join(err, l.end(reason, r.began), <-served, gate.close())
+	receipt, ended := s.end(reason)
+	if err = errors.Join(err, ended); r.f.receipt != "" && receipt != nil {
+		receipt.ExitCode = code
+		err = errors.Join(err, receipt.write(r.f.receipt))
+	}
+	return code, err
 }
 
 // command starts the command in its environment and waits for it.
-func (r *running) command(g *gateway, l *live, addr net.Addr, gate *gate) (int, sessionNotes, error) {
-	notes := sessionNotes{Command: filepath.Base(r.argv[0]), Isolation: l.client.Isolation}
-	c, err := newControl(g, l.session.ID)
+func (r *running) command(s session) (int, error) {
+	o, err := s.outfit(r.p.env)
 	if err != nil {
-		return 0, notes, err
+		return 0, err
 	}
-	defer c.close()
-	env, removed, err := r.environment(l, addr, filepath.Join(socketDir(r.home), l.session.ID+".sock"))
+	files, env, removed, err := o.dress(dressing{home: r.home, environ: r.p.env, extra: r.extra, socket: s.socket()})
 	if err != nil {
-		return 0, notes, err
+		return 0, err
 	}
-	notes.Removed = removed
-	g.log.Info("variables removed", slog.Any("names", removed))
 	child, err := launch.Start(launch.Spec{Argv: r.argv, Env: env, TimerSlack: r.p.slack, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr})
 	if err != nil {
-		return 0, notes, startError(err)
+		return 0, startError(err)
 	}
-	if err := gate.root(peer.Config{PID: child.PID(), Start: child.StartTime(), Mark: launch.Mark(l.session.ID), Alone: r.profile.Extends == "command"}); err != nil {
-		g.log.Info("nobody is in the tree: the command cannot be looked into, or has ended", slog.Any("cause", err))
-	}
-	notes.PID = child.PID()
-	l.process.Store(&audit.Process{PID: child.PID(), Start: child.StartTime(), Exe: gate.program(r.argv[0]), UID: os.Getuid()})
-	c.add(l, notes)
+	told := s.started(child, removed)
 	code, err := child.Wait()
 	// What the command left behind may still need its files; their age counts
 	// from here.
-	return code, notes, errors.Join(err, r.files.Touch())
+	return code, errors.Join(told, err, files.Touch())
 }
 
 // startError gives a command that cannot start its exit code.
@@ -286,106 +226,61 @@ func startError(err error) error {
 	return err
 }
 
-// environment writes the files of the session and makes what the command gets.
-func (r *running) environment(l *live, addr net.Addr, socket string) (env, removed []string, err error) {
-	dir := filepath.Join(r.home.Run(), l.session.ID)
-	if err := launch.Prune(r.home.Run(), filesAge); err != nil {
-		l.g.log.Warn("files of old sessions remain", slog.Any("cause", err))
-	}
-	hosts := r.policy.InterceptedHosts()
-	url := l.proxyURL(addr)
-	files, err := launch.WriteFiles(launch.FilesConfig{Dir: dir, RootPEM: l.authority.RootPEM(), Environ: r.p.env, ProxyURL: url,
-		Hosts: hosts, GitHosts: r.gitHosts(l)})
+// open opens the session at a gateway that this process is itself.
+func (r *running) open() (session, error) {
+	ctx := context.Background()
+	upstream, err := r.p.upstreams(r.f.upstreamCA, r.f.upstreamProxy)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	variables, carriers, err := r.variables(l)
+	g, err := newGateway(ctx, gatewayConfig{home: r.home, store: r.store, policy: r.policy, environ: r.p.env, logFile: r.f.log, upstream: upstream})
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	r.files = files
-	inherited, holding := withoutValues(r.p.env, l.session.Scrubber())
-	env, removed = launch.Environ(launch.EnvConfig{Environ: inherited, Files: files, ProxyURL: url, Placeholders: variables, Carriers: carriers,
-		Hosts: hosts, Inherit: r.profile.Inherit, InheritAll: r.profile.InheritAll, Session: l.session.ID, ControlSocket: socket})
-	for _, name := range holding {
-		if _, given := variables[name]; !given { // else it carries a placeholder now
-			removed = append(removed, name)
-		}
+	h, err := g.host(ctx, sessionConfig{profile: r.profile, isolation: r.profile.Isolation, command: filepath.Base(r.argv[0])})
+	if err != nil {
+		return nil, errors.Join(err, g.close())
 	}
-	slices.Sort(removed)
-	return env, removed, nil
+	r.logIsolation(g, h.live)
+	g.prune()
+	s := &ownSession{r: r, hosted: h}
+	if s.control, err = newControlServer(g, h.session.ID); err != nil {
+		return nil, errors.Join(err, h.end("no control socket"), g.close())
+	}
+	s.control.add(h)
+	ctx, s.cancel = context.WithCancel(g.life)
+	s.following.Go(func() { r.follow(ctx, h.live) })
+	return s, nil
 }
 
-// withoutValues leaves out the variables in which a value of the session stands,
-// whatever they are called. No profile can inherit them.
-func withoutValues(environ []string, values *scrub.Scrubber) (kept, holding []string) {
-	for _, entry := range environ {
-		name, value, _ := strings.Cut(entry, "=")
-		if values.Holds(value) {
-			holding = append(holding, name)
-		} else {
-			kept = append(kept, entry)
-		}
-	}
-	return kept, holding
+// ownSession is a session whose gateway is this process.
+type ownSession struct {
+	*hosted
+	r         *running
+	control   *controlServer
+	cancel    func()
+	following sync.WaitGroup
 }
 
-// variables are those that carry placeholders, or what the rules hand out, and
-// all that may carry a secret.
-func (r *running) variables(l *live) (variables map[string]string, carriers []string, err error) {
-	variables = map[string]string{}
-	carriers = catalog.Carriers()
-	for _, secret := range r.policy.Secrets {
-		carriers = append(carriers, secret.Env...)
-		if source, ok := strings.CutPrefix(secret.Source, "env:"); ok {
-			carriers = append(carriers, source) // where the value itself stands
-		}
-	}
-	for _, name := range r.profile.Secrets {
-		secret := r.policy.Secrets[name]
-		value := l.g.placeholders[name]
-		if secret.Deliver != rules.Wire {
-			if value, err = l.deliver(secret); err != nil {
-				return nil, nil, err
-			}
-		}
-		for _, variable := range secret.Env {
-			variables[variable] = value
-		}
-	}
-	for variable, value := range r.extra {
-		if name, ok := secretReference(value); ok {
-			value = l.g.placeholders[name]
-		}
-		variables[variable] = value
-	}
-	return variables, carriers, nil
+func (s *ownSession) outfit(environ []string) (*outfit, error) {
+	return s.live.outfit(environ, s.proxyURL())
 }
 
-// gitHosts are the hosts at which git is to answer with a placeholder.
-func (r *running) gitHosts(l *live) []launch.GitCredential {
-	var found []launch.GitCredential
-	for _, rule := range r.policy.Rules {
-		for _, sub := range rule.Substitute {
-			if !slices.Contains(sub.In, rules.Surface{Kind: rules.BasicPassword}) || !slices.Contains(r.profile.Secrets, sub.Secret) {
-				continue
-			}
-			for _, host := range rule.Hosts {
-				found = append(found, launch.GitCredential{Host: gitHost(host), Placeholder: l.g.placeholders[sub.Secret]})
-			}
-		}
-	}
-	return found
+func (s *ownSession) socket() string {
+	return filepath.Join(socketDir(s.r.home), s.hosted.session.ID+".sock")
 }
 
-// gitHost writes a host as git's configuration does: with a port unless it is 443.
-func gitHost(h rules.HostPattern) string {
-	name := h.Name
-	if h.Wildcard {
-		name = "*." + name
-	}
-	if h.Port != 443 {
-		name = fmt.Sprintf("%s:%d", name, h.Port)
-	}
-	return name
+func (s *ownSession) started(child *launch.Command, removed []string) error {
+	s.root(peer.Config{PID: child.PID(), Start: child.StartTime(), Mark: launch.Mark(s.hosted.session.ID), Alone: s.r.profile.Extends == "command"})
+	s.removed(removed)
+	return nil
+}
+
+// end seals the log, too, so that the anchor of the receipt covers all of it.
+func (s *ownSession) end(reason string) (*receipt, error) {
+	s.cancel()
+	s.following.Wait()
+	err := errors.Join(s.hosted.end(reason), s.control.close())
+	err = errors.Join(err, s.g.close())
+	return s.receipt(), err
 }

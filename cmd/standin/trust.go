@@ -2,15 +2,10 @@ package main
 
 import (
 	"bufio"
-	"context"
-	"crypto/hmac"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"slices"
 	"strings"
 	"time"
@@ -36,69 +31,49 @@ func (e *untrustedError) Error() string {
 }
 
 // trustRecord is what was trusted at one path: the hash over the file and all
-// that it names, and what that granted, in words, to tell what changed. MAC is
-// under a key of the vault, so that nobody who cannot open it adds a record.
+// that it names, and what that granted, in words, to tell what changed.
 type trustRecord struct {
 	Path   string    `json:"path"`
 	Hash   string    `json:"hash"`
 	Time   time.Time `json:"time"`
 	Grants []string  `json:"grants"`
-	MAC    string    `json:"mac,omitempty"`
 }
 
-func (r trustRecord) mac(key []byte) string {
-	r.MAC = ""
-	text, err := json.Marshal(r)
-	if err != nil {
-		return ""
-	}
-	h := hmac.New(sha256.New, key)
-	h.Write(text)
-	return hex.EncodeToString(h.Sum(nil))
-}
+// trustNote is the name under which the vault keeps the records. They lie there
+// and not in a file of their own, so that nobody who cannot open the vault adds
+// one, and none is brought back without bringing back the whole vault, which the
+// log notices.
+const trustNote = "rules-trust"
 
-func (r trustRecord) genuine(key []byte, path string) bool {
-	want := r.mac(key)
-	return want != "" && r.Path == path && hmac.Equal([]byte(want), []byte(r.MAC))
-}
-
-// trustFile is trust.json.
-type trustFile struct {
+// trustRecords is the note, as JSON.
+type trustRecords struct {
 	Version int                    `json:"version"`
 	Trusted map[string]trustRecord `json:"trusted"`
 }
 
-func readTrust(h home) (*trustFile, error) {
-	f := &trustFile{Version: 1, Trusted: map[string]trustRecord{}}
-	data, err := vault.ReadPrivate(h.Trust())
-	if errors.Is(err, fs.ErrNotExist) {
+func parseTrust(note []byte) (*trustRecords, error) {
+	f := &trustRecords{Version: 1, Trusted: map[string]trustRecord{}}
+	if note == nil {
 		return f, nil
 	}
-	if err != nil {
-		return nil, err
-	}
-	if json.Unmarshal(data, f) != nil || f.Version < 1 {
-		return nil, &hinted{fmt.Errorf("read trust records %q: malformed", h.Trust()), "move it away, and trust each rules file again: standin rules trust"}
-	}
-	if f.Version > 1 {
-		return nil, fmt.Errorf("read trust records %q: written by a newer standin", h.Trust())
-	}
-	if f.Trusted == nil {
-		f.Trusted = map[string]trustRecord{}
+	if json.Unmarshal(note, f) != nil || f.Version != 1 || f.Trusted == nil {
+		return nil, errors.New("read trust records: a newer standin wrote them")
 	}
 	return f, nil
 }
 
-func trustKey(st *vault.Store) []byte { return st.Key("rules-trust") }
-
-// lastTrusted is the genuine record for a path, or nil.
-func lastTrusted(st *vault.Store, h home, path string) (*trustRecord, error) {
-	f, err := readTrust(h)
+// lastTrusted is the record for a path, or nil.
+func lastTrusted(st *vault.Store, path string) (*trustRecord, error) {
+	note, err := st.Note(trustNote)
+	if err != nil {
+		return nil, err
+	}
+	f, err := parseTrust(note)
 	if err != nil {
 		return nil, err
 	}
 	record, ok := f.Trusted[path]
-	if !ok || !record.genuine(trustKey(st), path) {
+	if !ok {
 		return nil, nil
 	}
 	return &record, nil
@@ -106,8 +81,8 @@ func lastTrusted(st *vault.Store, h home, path string) (*trustRecord, error) {
 
 // trusted returns nil if the rules are trusted as they were read, else an error
 // that is an *untrustedError.
-func trusted(st *vault.Store, h home, pol *rules.Policy) error {
-	record, err := lastTrusted(st, h, pol.Path)
+func trusted(st *vault.Store, pol *rules.Policy) error {
+	record, err := lastTrusted(st, pol.Path)
 	switch {
 	case err != nil:
 		return err
@@ -133,20 +108,14 @@ func shellWord(s string) string {
 }
 
 // trust records that the rules, as they were read, are trusted.
-func trust(ctx context.Context, st *vault.Store, h home, pol *rules.Policy) error {
-	return vault.WithLock(ctx, h.Trust(), func() error {
-		f, err := readTrust(h)
+func trust(st *vault.Store, pol *rules.Policy) error {
+	return st.KeepNote(trustNote, func(old []byte) ([]byte, error) {
+		f, err := parseTrust(old)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		record := trustRecord{Path: pol.Path, Hash: pol.Hash, Time: time.Now().UTC().Truncate(time.Second), Grants: grantsOf(pol)}
-		record.MAC = record.mac(trustKey(st))
-		f.Trusted[pol.Path] = record
-		text, err := json.MarshalIndent(f, "", "  ")
-		if err != nil {
-			return fmt.Errorf("write trust records: %w", err)
-		}
-		return vault.ReplaceFile(h.Trust(), append(text, '\n'))
+		f.Trusted[pol.Path] = trustRecord{Path: pol.Path, Hash: pol.Hash, Time: time.Now().UTC().Truncate(time.Second), Grants: grantsOf(pol)}
+		return json.Marshal(f)
 	})
 }
 
@@ -167,7 +136,7 @@ so that a command which edits the rules cannot widen its own grants.`,
 			if err != nil {
 				return err
 			}
-			last, err := lastTrusted(store, h, pol.Path)
+			last, err := lastTrusted(store, pol.Path)
 			if err != nil {
 				return err
 			}
@@ -181,7 +150,7 @@ so that a command which edits the rules cannot widen its own grants.`,
 					return err
 				}
 			}
-			if err := trust(cmd.Context(), store, h, pol); err != nil {
+			if err := trust(store, pol); err != nil {
 				return err
 			}
 			_, err = fmt.Fprintf(p.out, "trusted %s\n", harmless(pol.Path))

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"standin/audit"
 	"standin/vault"
 )
 
@@ -25,10 +26,33 @@ func passphraseFlag(cmd *cobra.Command) {
 	cmd.Flags().String("passphrase-file", "", "read the passphrase of the vault from `FILE` (also $STANDIN_PASSPHRASE_FILE)")
 }
 
-// openVault opens the vault of a home. The passphrase comes from
+// openVault opens the vault of a home, unless it is older than the audit log has
+// seen it: nothing may be granted by such a copy, nor written on top of it.
+func (p *program) openVault(cmd *cobra.Command, h home) (*vault.Store, error) {
+	store, err := p.openVaultAsItIs(cmd, h)
+	if err != nil {
+		return nil, err
+	}
+	seen, err := audit.SeenVaultWrites(h.Audit(), store.Key(auditKey))
+	if err != nil {
+		return nil, err
+	}
+	if store.Writes() < seen { // another process may have written since it was read
+		have, err := store.Refresh()
+		if err == nil && have < seen {
+			err = &audit.OlderVaultError{Have: have, Seen: seen}
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return store, nil
+}
+
+// openVaultAsItIs opens also an older copy. The passphrase comes from
 // --passphrase-file, $STANDIN_PASSPHRASE_FILE or the terminal, and is asked for
 // only where the identity is wrapped by one.
-func (p *program) openVault(cmd *cobra.Command, h home) (*vault.Store, error) {
+func (p *program) openVaultAsItIs(cmd *cobra.Command, h home) (*vault.Store, error) {
 	return vault.Open(h.Vault(), vault.Unlock{
 		Passphrase: func() ([]byte, error) { return p.passphrase(cmd) },
 		Unwrap:     p.unwrapInChild,

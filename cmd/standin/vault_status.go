@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"standin/audit"
 	"standin/vault"
 )
 
@@ -20,6 +21,7 @@ type vaultStatus struct {
 	Opened       bool       `json:"opened"`
 	Secrets      *int       `json:"secrets,omitempty"`
 	Writes       uint64     `json:"writes,omitempty"`
+	Seen         uint64     `json:"seen_by_log,omitempty"` // more than Writes: it is an older copy
 	Created      *time.Time `json:"created,omitempty"`
 	Recovery     string     `json:"recovery_recipient,omitempty"`
 }
@@ -63,7 +65,7 @@ func (p *program) vaultStatus(cmd *cobra.Command) (*vaultStatus, error) {
 		_, err := vault.ReadPrivate(path) // owner and mode are looked at all the same
 		return status, err
 	}
-	store, err := p.openVault(cmd, h)
+	store, err := p.openVaultAsItIs(cmd, h)
 	if err != nil {
 		return nil, err
 	}
@@ -73,8 +75,12 @@ func (p *program) vaultStatus(cmd *cobra.Command) (*vaultStatus, error) {
 	}
 	count, created := len(entries), store.Created()
 	status.Opened, status.Secrets, status.Created = true, &count, &created
-	status.Writes, status.Recovery = store.Writes(), store.RecoveryRecipient()
-	return status, nil
+	status.Recovery = store.RecoveryRecipient()
+	if status.Seen, err = audit.SeenVaultWrites(h.Audit(), store.Key(auditKey)); err != nil {
+		return nil, err
+	}
+	status.Writes, err = store.Refresh()
+	return status, err
 }
 
 func (s *vaultStatus) print(p *program) error {
@@ -88,6 +94,9 @@ func (s *vaultStatus) print(p *program) error {
 		return table.Flush()
 	}
 	fmt.Fprintf(table, "content\tsound; secrets: %d, writes: %d, made %s\n", *s.Secrets, s.Writes, s.Created.Local().Format(time.DateTime))
+	if s.Writes < s.Seen {
+		fmt.Fprintf(table, "AN OLDER COPY\tthe audit log has seen write %d: standin vault accept --help\n", s.Seen)
+	}
 	fmt.Fprintf(table, "audit log\tsealed to %s\n", s.Recovery)
 	return table.Flush()
 }

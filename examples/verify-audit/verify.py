@@ -59,6 +59,8 @@ def verify(dir, keys, receipts):
     must(len(set(numbers.values())) == len(order), 'two streams have one number')
     gone = {t['stream'] for o in heads.values() if o for t in o.get('retired', [])}
     gone |= {id for id in order for o in order if heads[o] and 'archive' in heads[o] and numbers[id] < numbers[o]}
+    writes = [o['vault_writes'] for id, o in heads.items() if o and id not in gone and 'vault_writes' in o]
+    must(writes == sorted(writes), 'a stream was opened with an older vault')
     facts, anchored, said = collections.defaultdict(lambda: collections.defaultdict(list)), collections.Counter(), {}
     for id, o in heads.items():
         if not o or id in gone: continue

@@ -1,11 +1,9 @@
 package peer
 
-import "os"
-
-// Ancestors are the processes above this one, the nearest first.
-func Ancestors() []int {
+// Ancestors are the processes above a process, the nearest first.
+func Ancestors(pid int) []int {
 	var found []int
-	for pid := os.Getpid(); len(found) < maxDepth; {
+	for len(found) < maxDepth {
 		p, err := openProcess(pid)
 		if err != nil {
 			break
@@ -18,4 +16,14 @@ func Ancestors() []int {
 		found = append(found, pid)
 	}
 	return found
+}
+
+// Started is when a process started, as in Process.Start.
+func Started(pid int) (uint64, error) {
+	p, err := openProcess(pid)
+	if err != nil {
+		return 0, err
+	}
+	defer p.close()
+	return p.start, nil
 }

@@ -2,9 +2,9 @@
 // connection, and whether that process belongs to the tree of one command.
 //
 // To the tree belong: the command; every process whose chain of parents leads
-// up to it; and what such a process left behind when it ended. This program is
+// up to it; and what such a process left behind when it ended. The launcher is
 // the subreaper of its children, so what is left behind becomes its own child;
-// from other children of this program (the helpers that read a secret, and what
+// from other children of the launcher (the helpers that read a secret, and what
 // they leave behind) it is told by the command's mark in the environment with
 // which it was started, or by having been placed before. A process that cleared
 // its environment, became an orphan and only then connects is refused.
@@ -48,10 +48,21 @@ type Process struct {
 // Config says which tree it is.
 type Config struct {
 	Sockets *Sockets // must outlive the tree
-	PID     int      // the command, a child of this process
+	PID     int      // the command, a child of the launcher
 	Start   uint64   // its start time
 	Mark    string   // an entry "NAME=value" of the environment of the command, and of nothing else
 	Alone   bool     // the tree is the command itself, without its children
+	// Launcher is the process that started the command and adopts what it leaves
+	// behind. The zero Launcher is this process.
+	Launcher Launcher
+}
+
+// A Launcher is a process that starts a command. Without a process (None) what the
+// command leaves behind is not in the tree.
+type Launcher struct {
+	PID   int
+	Start uint64
+	None  bool
 }
 
 // A StrangerError says that a connection is not of the tree. Process holds what
@@ -66,7 +77,7 @@ const (
 	reasonOutside = "it does not descend from the command"
 	reasonChild   = "the grants are for the command itself, not for its children"
 	reasonUser    = "another user made the connection"
-	reasonEnded   = "the command has ended"
+	reasonEnded   = "the command has ended, or its launcher"
 	reasonGone    = "no process that can be looked into holds the connection: its own has ended, is setuid, has capabilities or is not dumpable"
 	reasonBusy    = "too many strangers connect at the same time"
 )

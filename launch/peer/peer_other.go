@@ -41,4 +41,7 @@ func (t *Tree) Close() error { return nil }
 func SelfTest() error { return ErrUnsupported }
 
 // Ancestors are not known here.
-func Ancestors() []int { return nil }
+func Ancestors(int) []int { return nil }
+
+// Started is not known here.
+func Started(int) (uint64, error) { return 0, ErrUnsupported }

@@ -350,7 +350,7 @@ func TestAsAnUnprivilegedUser(t *testing.T) {
 }
 
 func TestAncestorsLeadUpFromTheParent(t *testing.T) {
-	found := Ancestors()
+	found := Ancestors(os.Getpid())
 	if len(found) == 0 || found[0] != os.Getppid() {
 		t.Errorf("the ancestors are %v, the parent is %d", found, os.Getppid())
 	}

@@ -21,11 +21,12 @@ const (
 // Tree is the tree of one command. It may be used concurrently.
 type Tree struct {
 	cfg  Config
-	self int
+	self int // the launcher; 0 if there is none
 	uid  int
 
-	life   sync.RWMutex // held while root is read
+	life   sync.RWMutex // held while root and above are read
 	root   *process     // nil when closed
+	above  *process     // the launcher, where it is another process
 	mu     sync.Mutex
 	known  []member // those that were placed, the latest last
 	seek   sync.Mutex
@@ -39,7 +40,8 @@ type member struct {
 	depth int
 }
 
-// New makes the tree of a command that runs. Close must be called.
+// New makes the tree of a command that runs. A launcher that is another process
+// must be the command's parent. Close must be called.
 func New(cfg Config) (*Tree, error) {
 	root, err := openProcess(cfg.PID)
 	if err != nil {
@@ -49,7 +51,32 @@ func New(cfg Config) (*Tree, error) {
 		root.close()
 		return nil, fmt.Errorf("open process %d: it is not the one that started at %d", cfg.PID, cfg.Start)
 	}
-	return &Tree{cfg: cfg, self: os.Getpid(), uid: os.Getuid(), root: root, queued: make(chan struct{}, maxSeekers)}, nil
+	t := &Tree{cfg: cfg, uid: os.Getuid(), root: root, queued: make(chan struct{}, maxSeekers)}
+	switch launcher := cfg.Launcher; {
+	case launcher.None:
+	case launcher.PID == 0:
+		t.self = os.Getpid()
+	default:
+		if err := t.launchedBy(launcher); err != nil {
+			root.close()
+			return nil, err
+		}
+	}
+	return t, nil
+}
+
+// launchedBy holds on to the launcher, and checks that the command is its child.
+func (t *Tree) launchedBy(launcher Launcher) error {
+	above, err := openProcess(launcher.PID)
+	if err != nil {
+		return err
+	}
+	if above.start != launcher.Start || t.root.parent != launcher.PID {
+		above.close()
+		return fmt.Errorf("open process %d: it is not a child of process %d", t.root.pid, launcher.PID)
+	}
+	t.self, t.above = launcher.PID, above
+	return nil
 }
 
 // Close ends the tree: everybody is a stranger from then on.
@@ -59,6 +86,10 @@ func (t *Tree) Close() error {
 	if t.root != nil {
 		t.root.close()
 		t.root = nil
+	}
+	if t.above != nil {
+		t.above.close()
+		t.above = nil
 	}
 	return nil
 }
@@ -111,9 +142,14 @@ func (t *Tree) alive() error {
 	if t.root == nil {
 		return &StrangerError{Reason: reasonEnded}
 	}
-	root := *t.root // look writes, and others read
-	if root.look() != nil || root.ended {
-		return &StrangerError{Reason: reasonEnded}
+	for _, p := range []*process{t.root, t.above} {
+		if p == nil {
+			continue
+		}
+		now := *p // look writes, and others read
+		if now.look() != nil || now.ended {
+			return &StrangerError{Reason: reasonEnded}
+		}
 	}
 	return nil
 }
@@ -234,9 +270,9 @@ func numbers() ([]int, error) {
 
 func (t *Tree) command() []int { return []int{t.root.pid} }
 
-// orphans are the children of this process that the command left behind.
+// orphans are the children of the launcher that the command left behind.
 func (t *Tree) orphans() []int {
-	if t.cfg.Alone {
+	if t.cfg.Alone || t.self == 0 {
 		return nil
 	}
 	own, err := openProcess(t.self)
@@ -256,8 +292,8 @@ func (t *Tree) orphans() []int {
 	return found
 }
 
-// orphan reports whether a child of this process was left behind by the
-// command, and is no helper of this program.
+// orphan reports whether a child of the launcher was left behind by the
+// command, and is no helper of that program.
 func (t *Tree) orphan(p *process) bool { return t.placed(p) || p.marked(t.cfg.Mark) }
 
 // below lists those processes and what seems to descend from them, the newest
@@ -304,7 +340,7 @@ func (t *Tree) ascend(p *process) (depth int, ok, again bool) {
 		if child.pid == t.root.pid && child.start == t.root.start {
 			return depth, true, false
 		}
-		if child.parent == t.self {
+		if t.self != 0 && child.parent == t.self {
 			if !t.orphan(child) {
 				return 0, false, false
 			}

@@ -39,18 +39,17 @@ func TestBadInput(t *testing.T) {
 	}
 }
 
-// state is what the user keeps.
-func (c *Case) state() map[string]string {
+// state is what the user keeps: the identity, and every secret in its version.
+// That the rules are trusted shows when they run.
+func (c *Case) state() [2]string {
 	c.Helper()
-	kept := map[string]string{}
-	for _, name := range []string{"vault.age", "identity.age", "trust.json"} {
-		data, err := os.ReadFile(filepath.Join(c.Home, name))
-		if err != nil {
-			c.Fatal(err)
-		}
-		kept[name] = string(data)
+	identity, err := os.ReadFile(filepath.Join(c.Home, "identity.age"))
+	if err != nil {
+		c.Fatal(err)
 	}
-	return kept
+	list := c.Standin("vault", "list", "--json")
+	c.Exit(list, 0)
+	return [2]string{string(identity), list.Out}
 }
 
 // leftBehind asserts that no session's socket is left.
@@ -91,12 +90,8 @@ func inputNoVault(c *Case) {
 	}
 	// A secret that the vault does not have.
 	rules := c.rulesFile("more.yaml", "version: 1\nsecrets:\n  nobody: {source: \"vault:nobody/token\"}\nprofiles:\n  default: {secrets: [nobody], isolation: session}\n")
-	before := c.state()["trust.json"]
 	c.Exit(c.Standin("rules", "trust", "--yes", "--rules", rules), 0)
 	c.ErrorAndHint(c.Standin("run", "--rules", rules, "--", "true"), 125, "nobody", "standin vault set nobody/token")
-	if err := os.WriteFile(filepath.Join(c.Home, "trust.json"), []byte(before), 0o600); err != nil {
-		c.Fatal(err)
-	}
 	c.leftBehind()
 }
 
@@ -134,7 +129,6 @@ func inputUnreachable(c *Case) {
 	c.Rules.written = false
 	c.Rules.Dial(host+":443", "127.0.0.1:1", "")
 	c.Rules.Add("{name: closed, hosts: [" + host + "], substitute: [{secret: github, in: header Authorization}]}")
-	trust := c.state()["trust.json"]
 	text, err := os.ReadFile(c.Rules.Path)
 	if err != nil {
 		c.Fatal(err)
@@ -157,9 +151,7 @@ func inputUnreachable(c *Case) {
 	if err := os.WriteFile(c.Rules.Path, text, 0o644); err != nil {
 		c.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(c.Home, "trust.json"), []byte(trust), 0o600); err != nil {
-		c.Fatal(err)
-	}
+	c.Rules.Trust()
 }
 
 func inputFullDisk(c *Case) {

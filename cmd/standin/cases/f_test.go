@@ -21,9 +21,16 @@ func sectionF() []entry {
 	return []entry{
 		{"F01", aBitInARecord},
 		{"F03", theTailCutOff},
+		{"F05", anOlderCopyOfTheLog},
+		{"F07", aStolenKey},
+		{"F08", aLogWithoutKeys},
 		{"F09", theDiskIsFull},
 		{"F15", twoGatewaysInOneHome},
 		{"F16", theClockJumps},
+		{"F18", whereASecretStood},
+		{"F21", theVectors},
+		{"F22", whatCannotBeVerified},
+		{"F23", whatIsNoFile},
 	}
 }
 

@@ -15,6 +15,8 @@ func sectionHModes() []entry {
 	return []entry{
 		{"H12", filesThatOthersReach},
 		{"H14", theMaskAndTheTemporaryFolder},
+		{"H27", theVaultIsTamperedWith},
+		{"H28", aNewerVault},
 	}
 }
 
@@ -66,7 +68,7 @@ func filesThatOthersReach(c *Case) {
 		{in("vault.age"), 0o644}, {in("vault.age"), 0o660}, {in("vault.age"), 0o602},
 		{in("identity.age"), 0o644}, {in("identity.age"), 0o620},
 		{identity, 0o644}, {identity, 0o640},
-		{in("placeholders.json"), 0o644}, {in("trust.json"), 0o666},
+		{in("placeholders.json"), 0o644},
 		{home, 0o770}, {home, 0o755}, {home, 0o701},
 		{in("audit"), 0o770}, {in("audit"), 0o755},
 		{in("run"), 0o777},
@@ -107,7 +109,7 @@ func filesThatOthersReach(c *Case) {
 	}
 	c.Exit(run(), 0)
 	// Links in the place of files.
-	for _, name := range []string{"vault.age", "identity.age", "placeholders.json", "trust.json", "audit"} {
+	for _, name := range []string{"vault.age", "identity.age", "placeholders.json", "audit"} {
 		if err := os.Rename(in(name), in(name)+".away"); err != nil {
 			c.Fatal(err)
 		}
@@ -124,7 +126,7 @@ func filesThatOthersReach(c *Case) {
 	}
 	c.Exit(run(), 0)
 	if os.Geteuid() == 0 { // only root can give a file away
-		for _, path := range []string{in("vault.age"), in("identity.age"), identity, in("placeholders.json"), in("trust.json"), in("audit"), in("run"), home} {
+		for _, path := range []string{in("vault.age"), in("identity.age"), identity, in("placeholders.json"), in("audit"), in("run"), home} {
 			if err := os.Lchown(path, 12345, -1); err != nil {
 				c.Fatal(err)
 			}

@@ -281,7 +281,7 @@ func halfAFile(c *Case) {
 	if err != nil {
 		c.Fatal(err)
 	}
-	trust, err := os.ReadFile(filepath.Join(c.Home, "trust.json"))
+	trust, err := os.ReadFile(filepath.Join(c.Home, "vault.age")) // what is trusted lies there
 	if err != nil {
 		c.Fatal(err)
 	}
@@ -301,7 +301,7 @@ func halfAFile(c *Case) {
 			}
 		}
 	}
-	if now, err := os.ReadFile(filepath.Join(c.Home, "trust.json")); err != nil || !bytes.Equal(now, trust) {
+	if now, err := os.ReadFile(filepath.Join(c.Home, "vault.age")); err != nil || !bytes.Equal(now, trust) {
 		c.Errorf("a file that cannot be read changed what is trusted: %v", err)
 	}
 	// A fault that decodes well: the type fits, the meaning does not.

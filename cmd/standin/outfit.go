@@ -1,0 +1,135 @@
+package main
+
+import (
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"standin/grant/scrub"
+	"standin/launch"
+	"standin/rules"
+	"standin/rules/catalog"
+)
+
+// outfit is what the environment of a session's command is made of, as its
+// gateway says it: to itself, or to the launcher that has opened the session.
+type outfit struct {
+	Session      string                 `json:"session"`
+	ProxyURL     string                 `json:"proxy_url"`
+	RootPEM      []byte                 `json:"root_pem"`
+	Hosts        []string               `json:"hosts"`
+	Git          []launch.GitCredential `json:"git"`
+	Variables    map[string]string      `json:"variables"`    // with a placeholder, or what the rules hand out
+	Placeholders map[string]string      `json:"placeholders"` // of every secret of the rules
+	Carriers     []string               `json:"carriers"`     // all that may carry a secret
+	Holding      []string               `json:"holding"`      // of the user's, in which a value of the session stands
+	Inherit      []string               `json:"inherit"`
+	InheritAll   bool                   `json:"inherit_all"`
+}
+
+// outfit hands out what the rules deliver, and says what the command gets.
+// Environ is the environment that the user gave.
+func (l *live) outfit(environ []string, proxyURL string) (*outfit, error) {
+	policy, profile := l.session.Policy, l.session.Profile
+	o := &outfit{Session: l.session.ID, ProxyURL: proxyURL, RootPEM: l.authority.RootPEM(), Hosts: policy.InterceptedHosts(),
+		Git: l.gitHosts(), Variables: map[string]string{}, Placeholders: l.placeholders, Carriers: catalog.Carriers(),
+		Holding: holding(environ, l.session.Scrubber()), Inherit: profile.Inherit, InheritAll: profile.InheritAll}
+	for _, secret := range policy.Secrets {
+		o.Carriers = append(o.Carriers, secret.Env...)
+		if source, ok := strings.CutPrefix(secret.Source, "env:"); ok {
+			o.Carriers = append(o.Carriers, source) // where the value itself stands
+		}
+	}
+	for _, name := range profile.Secrets {
+		secret := policy.Secrets[name]
+		value := l.placeholders[name]
+		if secret.Deliver != rules.Wire {
+			var err error
+			if value, err = l.deliver(secret); err != nil {
+				return nil, err
+			}
+		}
+		for _, variable := range secret.Env {
+			o.Variables[variable] = value
+		}
+	}
+	return o, nil
+}
+
+// holding names the variables in which a value of the session stands, whatever
+// they are called. No profile can inherit them.
+func holding(environ []string, values *scrub.Scrubber) (names []string) {
+	for _, entry := range environ {
+		name, value, _ := strings.Cut(entry, "=")
+		if values.Holds(value) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// gitHosts are the hosts at which git is to answer with a placeholder.
+func (l *live) gitHosts() []launch.GitCredential {
+	var found []launch.GitCredential
+	for _, rule := range l.session.Policy.Rules {
+		for _, sub := range rule.Substitute {
+			if !slices.Contains(sub.In, rules.Surface{Kind: rules.BasicPassword}) || !slices.Contains(l.session.Profile.Secrets, sub.Secret) {
+				continue
+			}
+			for _, host := range rule.Hosts {
+				found = append(found, launch.GitCredential{Host: gitHost(host), Placeholder: l.placeholders[sub.Secret]})
+			}
+		}
+	}
+	return found
+}
+
+// dressing is what the launcher adds to an outfit.
+type dressing struct {
+	home    home
+	environ []string          // that the user gave
+	extra   map[string]string // variables of the --env-file
+	socket  string            // where the gateway is asked
+}
+
+// dress writes the files of the session, and makes the environment of its
+// command. Removed names what the command does not get of the user's.
+func (o *outfit) dress(d dressing) (files *launch.Files, env, removed []string, err error) {
+	files, err = launch.WriteFiles(launch.FilesConfig{Dir: filepath.Join(d.home.Run(), o.Session), RootPEM: o.RootPEM, Environ: d.environ,
+		ProxyURL: o.ProxyURL, Hosts: o.Hosts, GitHosts: o.Git})
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	for variable, value := range d.extra {
+		if name, ok := secretReference(value); ok {
+			value = o.Placeholders[name]
+		}
+		o.Variables[variable] = value
+	}
+	inherited := slices.DeleteFunc(slices.Clone(d.environ), func(entry string) bool {
+		name, _, _ := strings.Cut(entry, "=")
+		return slices.Contains(o.Holding, name)
+	})
+	env, removed = launch.Environ(launch.EnvConfig{Environ: inherited, Files: files, ProxyURL: o.ProxyURL, Placeholders: o.Variables,
+		Carriers: o.Carriers, Hosts: o.Hosts, Inherit: o.Inherit, InheritAll: o.InheritAll, Session: o.Session, ControlSocket: d.socket})
+	for _, name := range o.Holding {
+		if _, given := o.Variables[name]; !given { // else it carries a placeholder now
+			removed = append(removed, name)
+		}
+	}
+	slices.Sort(removed)
+	return files, env, slices.Compact(removed), nil
+}
+
+// gitHost writes a host as git's configuration does: with a port unless it is 443.
+func gitHost(h rules.HostPattern) string {
+	name := h.Name
+	if h.Wildcard {
+		name = "*." + name
+	}
+	if h.Port != 443 {
+		name = fmt.Sprintf("%s:%d", name, h.Port)
+	}
+	return name
+}

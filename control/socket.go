@@ -1,0 +1,112 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"syscall"
+	"time"
+)
+
+// Listen listens on a socket that only this user can reach. Its folder must be
+// private already. A path that is taken is refused, unless it is a socket of this
+// user's on which nobody listens any more: what a killed gateway left behind.
+// The process's umask must keep others out from the start.
+func Listen(path string) (net.Listener, error) {
+	if err := vacate(path); err != nil {
+		return nil, err
+	}
+	short, done, err := shortPath(path)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	listener, err := net.Listen("unix", short)
+	if err != nil {
+		return nil, fmt.Errorf("listen on control socket %q: %w", path, errors.Unwrap(err))
+	}
+	// The listener would remove the file by the short name, which ends here.
+	listener.(*net.UnixListener).SetUnlinkOnClose(false)
+	return &privateListener{listener, path}, os.Chmod(path, 0o600)
+}
+
+// vacate removes a socket on which nobody listens.
+func vacate(path string) error {
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("listen on control socket: %w", err)
+	}
+	if uid, known := owner(info); info.Mode().Type() != fs.ModeSocket || known && uid != os.Getuid() {
+		return &TakenError{Path: path}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	conn, err := Dial(ctx, path)
+	if err == nil {
+		conn.Close()
+		return &TakenError{Path: path, Live: true}
+	}
+	if !errors.Is(err, syscall.ECONNREFUSED) {
+		return &TakenError{Path: path}
+	}
+	return os.Remove(path)
+}
+
+// A TakenError says that something else is where a socket is to be: if Live, a
+// gateway that answers.
+type TakenError struct {
+	Path string
+	Live bool
+}
+
+func (e *TakenError) Error() string {
+	if e.Live {
+		return fmt.Sprintf("listen on control socket %q: another gateway listens there", e.Path)
+	}
+	return fmt.Sprintf("listen on control socket %q: the file exists, and is no socket that a gateway of yours left behind", e.Path)
+}
+
+// privateListener removes its file when it is closed.
+type privateListener struct {
+	net.Listener
+	path string
+}
+
+func (l *privateListener) Close() error {
+	return errors.Join(os.Remove(l.path), l.Listener.Close())
+}
+
+// Dial connects to a socket.
+func Dial(ctx context.Context, path string) (net.Conn, error) {
+	short, done, err := shortPath(path)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	return (&net.Dialer{}).DialContext(ctx, "unix", short)
+}
+
+// maxPath is how long a path the kernel takes for a socket, in bytes, on every
+// system.
+const maxPath = 100
+
+// shortPath names a file by a path that is short enough for a socket: the path
+// itself, or one by way of its folder's open descriptor. Done ends that name.
+func shortPath(path string) (short string, done func() error, err error) {
+	if len(path) <= maxPath || runtime.GOOS != "linux" {
+		return path, func() error { return nil }, nil
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return "", nil, fmt.Errorf("find control socket: %w", err)
+	}
+	return fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(path)), dir.Close, nil
+}
