@@ -59,8 +59,12 @@ var (
 )
 
 const (
-	// moment is how long a source may pause before what is held back is let go.
-	moment = 500 * time.Millisecond
+	// moment is how long a source may pause before what is held back is let go, and
+	// longMoment how long when it is so much of a value that chance is out of the
+	// question: networks lose packets, and take a second to notice.
+	moment     = 500 * time.Millisecond
+	longMoment = 1500 * time.Millisecond
+	certain    = 8
 	// opening is how long the first bytes of a coded body are waited for before the
 	// answer begins: until then, one that is not what it says can be refused.
 	opening = 3 * time.Second
@@ -237,6 +241,9 @@ func (c *copier) wait() {
 	now := time.Now()
 	if waits {
 		c.due = now.Add(moment)
+		if c.body.Held() >= certain {
+			c.due = now.Add(longMoment)
+		}
 	}
 	if c.how.Idle > 0 {
 		c.limit = now.Add(c.how.Idle)

@@ -112,6 +112,14 @@ func TestASmallBodyOfKnownLengthGoesOutInOnePiece(t *testing.T) {
 		if err != nil || len(c.pieces) != 1 || !c.ended || decoded(t, name, c.text()) != "<"+placeholder+">" {
 			t.Errorf("%q: %q, %v", name, c.pieces, err)
 		}
+		in = coded(t, name, "")
+		if name == "gzip" {
+			in = string(rawGzip)
+		}
+		c, _, err = copied(t, strings.NewReader(in), How{Coding: name, Length: int64(len(in))})
+		if err != nil || len(c.pieces) != 1 || (c.text() == "") != (in == "") || decoded(t, name, c.text()) != "" {
+			t.Errorf("%q, nothing in its coding: %q, %v", name, c.pieces, err)
+		}
 		c, _, err = copied(t, strings.NewReader(""), How{Coding: name, Length: 0})
 		if err != nil || len(c.pieces) != 1 || !c.ended || c.text() != "" {
 			t.Errorf("%q, empty: %q, %v", name, c.pieces, err)
@@ -130,6 +138,9 @@ func TestWhatIsNotInItsCodingIsRefusedBeforeItBegins(t *testing.T) {
 		}
 	}
 }
+
+// rawGzip is nothing, in gzip.
+var rawGzip = []byte{0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff, 1, 0, 0, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 0}
 
 type zeros struct{}
 
@@ -215,13 +226,18 @@ func TestWhatIsHeldBackIsLetGoAfterAMoment(t *testing.T) {
 			_, err := Copy(c, in, How{Scrubber: scrubber, Length: -1})
 			done <- err
 		}()
-		io.WriteString(out, "so long "+value[:20])
+		io.WriteString(out, "so long "+value[:3])
 		synctest.Wait()
 		if got := <-c.came; got != "so long " {
 			t.Errorf("first came %q", got)
 		}
 		began := time.Now()
-		if got := <-c.came; got != value[:20] || time.Since(began) != moment {
+		if got := <-c.came; got != value[:3] || time.Since(began) != moment {
+			t.Errorf("after %v came %q", time.Since(began), got)
+		}
+		io.WriteString(out, value[3:20])
+		began = time.Now()
+		if got := <-c.came; got != value[3:20] || time.Since(began) != longMoment {
 			t.Errorf("after %v came %q", time.Since(began), got)
 		}
 		time.Sleep(time.Hour)

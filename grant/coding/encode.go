@@ -72,24 +72,24 @@ func (e *Encoder) Read(p []byte) (int, error) {
 
 // Writer puts a body into a coding, piece by piece.
 type Writer struct {
+	like *Decoder
 	to   io.Writer
 	enc  compressor
-	open func(io.Writer) (compressor, error)
 }
 
 // Writer writes to w in the coding of d.
 func (d *Decoder) Writer(w io.Writer) *Writer {
-	return &Writer{to: w, open: func(w io.Writer) (compressor, error) { return compress(d.name, d.raw, w) }}
+	return &Writer{like: d, to: w}
 }
 
 // Put writes p so that whoever reads has all of it; when last, so that the body
-// ends. A body without a byte stays empty: it has no coding.
+// ends. One that came without a byte stays so: it has no coding.
 func (w *Writer) Put(p []byte, last bool) (err error) {
 	if w.enc == nil {
-		if len(p) == 0 {
+		if len(p) == 0 && (!last || w.like.src.n == 0) {
 			return nil
 		}
-		if w.enc, err = w.open(w.to); err != nil {
+		if w.enc, err = compress(w.like.name, w.like.raw, w.to); err != nil {
 			return err
 		}
 	}

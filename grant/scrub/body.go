@@ -99,6 +99,9 @@ func (b *Body) Release() []byte {
 // Waits says whether something is held back that did not go out.
 func (b *Body) Waits() bool { return b.kept > b.sent }
 
+// Held is how many bytes could begin a value, gone out or not.
+func (b *Body) Held() int { return b.kept }
+
 // Free gives the window back. Nothing of it may stay for another body.
 func (b *Body) Free() {
 	b.recycle()

@@ -147,7 +147,7 @@ func echoInCodings(c *Case) {
 		asked = 0
 		c.compressedEvents(host, u)
 	}
-	c.Recorded(2*2*5*3, Want{"type": "result", "status": 200.0, "method": "GET", "bytes_out": nil})
+	c.Recorded(2*5*(2*3+1), Want{"type": "result", "status": 200.0, "method": "GET", "bytes_out": nil})
 }
 
 // compressedEvents are read one by one, though they come compressed.
