@@ -140,7 +140,7 @@ func protocols(h2 bool) *http.Protocols {
 func (p *Proxy) Serve(l net.Listener, gate Gate) error {
 	p.dialer.Reserve(l.Addr())
 	defer p.dialer.Release(l.Addr())
-	err := p.front.Serve(&gatedListener{l, gate})
+	err := p.front.Serve(&gatedListener{Listener: l, gate: gate})
 	if errors.Is(err, net.ErrClosed) || errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}
@@ -181,6 +181,15 @@ func NewClient(s *grant.Session, leaves Leaves, isolation string) (*Client, erro
 		return nil, err
 	}
 	return c, nil
+}
+
+// blind is what a host may lead to that passes unopened: under "netns" not to
+// this machine itself, which the command cannot reach without the gateway.
+func (c *Client) blind() dial.Guard {
+	if c.Isolation == "netns" {
+		return dial.Apart
+	}
+	return dial.Blind
 }
 
 // Tunnels is how many tunnels of this session are open.

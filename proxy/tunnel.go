@@ -30,6 +30,7 @@ type tunnel struct {
 	verdict   rules.Verdict
 	scrub     bool // the session holds a grant at this host
 	misnamed  bool // the TLS greeting names another host
+	hole      bool // the user opened the way to the authority
 
 	early []byte // read already, to be read again
 

@@ -39,6 +39,7 @@ type sessionNotes struct {
 	PID       int      `json:"pid"`
 	Isolation string   `json:"isolation"`
 	Removed   []string `json:"removed_variables"`
+	roomNotes
 }
 
 // sessionView is a session as the control socket shows it.

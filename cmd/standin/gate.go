@@ -33,14 +33,20 @@ type gate struct {
 	named  int
 }
 
-// newGate makes the gate of a session. It admits nobody by process before root.
-func newGate(g *gateway, l *live) (*gate, error) {
+// newGate makes the gate of a session, in a room if there is one. It admits
+// nobody by process before root.
+func newGate(g *gateway, l *live, m *room) (*gate, error) {
 	t := &gate{client: l.client, log: g.log, rooted: make(chan struct{})}
 	if l.client.Isolation == isolationSession {
 		t.credentials = g.gate
 	}
 	var err error
-	if t.sockets, err = peer.OpenSockets(); err != nil && t.credentials == nil {
+	if m != nil {
+		t.sockets, err = peer.SocketsOf(m.Sockets)
+	} else {
+		t.sockets, err = peer.OpenSockets()
+	}
+	if err != nil && t.credentials == nil {
 		return nil, err
 	}
 	if err != nil {

@@ -154,6 +154,7 @@ type sessionConfig struct {
 	profile   *rules.Profile
 	isolation string
 	command   string // base name of the executable
+	room      *room  // in which the command lives, or nil
 }
 
 // open starts a session: its secrets are read, its authority is made, its

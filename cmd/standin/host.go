@@ -19,6 +19,7 @@ import (
 type hosted struct {
 	*live
 	gate     *gate
+	room     *room
 	listener net.Listener
 	served   chan error
 	began    time.Time
@@ -34,18 +35,29 @@ func (g *gateway) host(ctx context.Context, cfg sessionConfig) (*hosted, error) 
 		return nil, err
 	}
 	began := time.Now()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	listener, err := cfg.listen()
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("listen on loopback: %w", err), l.end("no listener", began))
 	}
-	gate, err := newGate(g, l)
+	gate, err := newGate(g, l, cfg.room)
 	if err != nil {
 		return nil, errors.Join(err, listener.Close(), l.end("no gate", began))
 	}
-	h := &hosted{live: l, gate: gate, listener: listener, served: make(chan error, 1), began: began,
+	h := &hosted{live: l, gate: gate, room: cfg.room, listener: listener, served: make(chan error, 1), began: began,
 		notes: sessionNotes{Command: cfg.command, Isolation: cfg.isolation}}
 	go func() { h.served <- g.proxy.Serve(judgedListener{listener}, gate) }()
+	if h.room != nil {
+		h.room.serve(g, gate)
+	}
 	return h, nil
+}
+
+// listen opens the session's front door, in the command's room if it has one.
+func (cfg sessionConfig) listen() (net.Listener, error) {
+	if cfg.room != nil {
+		return cfg.room.Proxy, nil
+	}
+	return net.Listen("tcp", "127.0.0.1:0")
 }
 
 // proxyURL is what the command's environment names as its proxy.
@@ -71,6 +83,13 @@ func (h *hosted) removed(names []string) {
 	h.notes.Removed = names
 }
 
+// furnished notes what the command's room is.
+func (h *hosted) furnished(notes roomNotes) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.notes.roomNotes = notes
+}
+
 // decided is what was decided at the start.
 func (h *hosted) decided() sessionNotes {
 	h.mu.Lock()
@@ -81,7 +100,7 @@ func (h *hosted) decided() sessionNotes {
 // end closes the front door and ends the session. The grants are revoked, and
 // that is on record, before it returns.
 func (h *hosted) end(reason string) error {
-	closed := h.listener.Close()
+	closed := errors.Join(h.listener.Close(), h.room.close())
 	return errors.Join(h.live.end(reason, h.began), <-h.served, h.gate.close(), closed)
 }
 

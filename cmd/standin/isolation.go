@@ -32,10 +32,10 @@ func (r *running) isolation() error {
 	if slices.Index(levels, level) < slices.Index(levels, least) {
 		return usageError("--isolation %s: profile %q asks for %s", level, r.profile.Name, least)
 	}
-	if level == isolationNetns {
-		return &hinted{fmt.Errorf("isolate the command: level %q is not to be had in this version", level), "standin run --isolation tree -- …"}
+	if len(r.f.open) > 0 && level != isolationNetns {
+		return &hinted{usageError("--open: only level %q has something to open", isolationNetns), "standin run --isolation netns --open … -- …"}
 	}
-	if level == "" || level == isolationTree {
+	if level != isolationSession {
 		r.lacking = peer.SelfTest()
 	}
 	switch {
@@ -51,6 +51,9 @@ func (r *running) isolation() error {
 			"standin run --isolation tree -- …"}
 	}
 	r.profile.Isolation = level
+	if level == isolationNetns {
+		return r.openRoom()
+	}
 	return nil
 }
 
@@ -59,7 +62,7 @@ func (r *running) logIsolation(g *gateway, l *live) {
 	attrs := []any{slog.String("session", l.session.ID), slog.String("level", l.client.Isolation)}
 	if r.lacking != nil {
 		attrs = append(attrs, slog.Any("cause", r.lacking))
-	} else if l.client.Isolation == isolationTree {
+	} else if l.client.Isolation != isolationSession {
 		attrs = append(attrs, slog.String("selftest", "passed"))
 	}
 	g.log.Info("isolation", attrs...)

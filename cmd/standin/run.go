@@ -31,7 +31,7 @@ const filesAge = 7 * 24 * time.Hour
 // runFlags are the flags of run.
 type runFlags struct {
 	rules, profile, isolation, envFile, receipt, log, upstreamProxy, upstreamCA string
-	secrets                                                                     []string
+	secrets, open                                                               []string
 	ttl                                                                         time.Duration
 }
 
@@ -54,7 +54,8 @@ func newRunCommand(p *program) *cobra.Command {
 	flags.StringVar(&f.profile, "profile", "", "the profile `NAME` of the rules file")
 	flags.StringArrayVar(&f.secrets, "secret", nil, "grant only the secret `NAME` of the profile (repeatable)")
 	flags.DurationVar(&f.ttl, "ttl", 0, "end the grants after this `TIME`, at most the profile's")
-	flags.StringVar(&f.isolation, "isolation", "", "how surely a connection is tied to the command: `LEVEL` session or tree (else the best there is)")
+	flags.StringVar(&f.isolation, "isolation", "", "how surely a connection is tied to the command: `LEVEL` session, tree or netns (else the best of the first two)")
+	flags.StringArrayVar(&f.open, "open", nil, "under netns, let the command reach `HOST:PORT` unopened, or the socket unix:PATH (repeatable)")
 	flags.StringVar(&f.envFile, "env-file", "", "set the variables of a dotenv `FILE`; NAME=secret:X becomes X's placeholder")
 	flags.StringVar(&f.receipt, "receipt", "", "write what was granted and used to `FILE` when the command has ended")
 	flags.StringVar(&f.log, "log", "", "write the log to `FILE` instead of standin.log of the home")
@@ -85,11 +86,12 @@ func (p *program) run(cmd *cobra.Command, f *runFlags, argv []string) error {
 	// doubling of a few MiB would cost a fifth of the time of a request.
 	debug.SetGCPercent(gcPercent)
 	r := &running{p: p, cmd: cmd, f: f, argv: argv, began: time.Now()}
-	if err := r.prepare(); err != nil {
-		return own(err)
+	err := r.prepare()
+	code := 0
+	if err == nil {
+		code, err = r.serve()
 	}
-	code, err := r.serve()
-	if err != nil {
+	if err = errors.Join(err, r.room.close()); err != nil {
 		return own(err)
 	}
 	if code != 0 {
@@ -112,6 +114,7 @@ type running struct {
 	profile *rules.Profile
 	extra   map[string]string // variables of the --env-file
 	lacking error             // why the level is not a better one
+	room    *room             // of the command, under "netns"
 	outside *liveSession      // the session that this one is a part of, or nil
 }
 
@@ -206,7 +209,14 @@ func (r *running) command(s session) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	child, err := launch.Start(launch.Spec{Argv: r.argv, Env: env, TimerSlack: r.p.slack, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr})
+	spec := launch.Spec{Argv: r.argv, Env: env, TimerSlack: r.p.slack, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}
+	if own, ok := s.(*ownSession); ok && r.room != nil {
+		if err := r.furnish(own.hosted, files); err != nil {
+			return 0, err
+		}
+		spec.Host = r.room
+	}
+	child, err := launch.Start(spec)
 	if err != nil {
 		return 0, startError(err)
 	}
@@ -237,7 +247,7 @@ func (r *running) open() (session, error) {
 	if err != nil {
 		return nil, err
 	}
-	h, err := g.host(ctx, sessionConfig{profile: r.profile, isolation: r.profile.Isolation, command: filepath.Base(r.argv[0])})
+	h, err := g.host(ctx, sessionConfig{profile: r.profile, isolation: r.profile.Isolation, command: filepath.Base(r.argv[0]), room: r.room})
 	if err != nil {
 		return nil, errors.Join(err, g.close())
 	}
@@ -267,11 +277,18 @@ func (s *ownSession) outfit(environ []string) (*outfit, error) {
 }
 
 func (s *ownSession) socket() string {
+	if s.r.room != nil {
+		return "" // out of the command's reach
+	}
 	return filepath.Join(socketDir(s.r.home), s.hosted.session.ID+".sock")
 }
 
 func (s *ownSession) started(child *launch.Command, removed []string) error {
-	s.root(peer.Config{PID: child.PID(), Start: child.StartTime(), Mark: launch.Mark(s.hosted.session.ID), Alone: s.r.profile.Extends == "command"})
+	tree := peer.Config{PID: child.PID(), Start: child.StartTime(), Mark: launch.Mark(s.hosted.session.ID), Alone: s.r.profile.Extends == "command"}
+	if s.r.room != nil {
+		tree.Launcher.PID, tree.Launcher.Start = s.r.room.Init()
+	}
+	s.root(tree)
 	s.removed(removed)
 	return nil
 }

@@ -109,6 +109,12 @@ func (p *program) sessionShow(cmd *cobra.Command, id string) error {
 		}
 		fmt.Fprintf(p.out, "grant      %s: used %d, left %s, misplaced %d\n", g.Secret, g.Used, left, g.Misplaced)
 	}
+	if len(s.SelfTest) > 0 {
+		fmt.Fprintf(p.out, "self-test  passed: %s\nhidden     %d sockets\n", strings.Join(s.SelfTest, ", "), len(s.Hidden))
+	}
+	for _, open := range s.Open {
+		fmt.Fprintf(p.out, "open       %s\n", harmless(open))
+	}
 	if len(s.Removed) > 0 {
 		fmt.Fprintf(p.out, "removed    %s\n", harmless(strings.Join(s.Removed, " ")))
 	}

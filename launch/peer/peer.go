@@ -7,7 +7,8 @@
 // from other children of the launcher (the helpers that read a secret, and what
 // they leave behind) it is told by the command's mark in the environment with
 // which it was started, or by having been placed before. A process that cleared
-// its environment, became an orphan and only then connects is refused.
+// its environment, became an orphan and only then connects is refused. In a pid
+// namespace of the command's own, the first process of that is the launcher.
 //
 // A connection is judged by who holds its socket when it is judged: one holder
 // in the tree is enough. Others are not looked for, because that would mean to

@@ -2,7 +2,10 @@
 
 package peer
 
-import "net"
+import (
+	"net"
+	"os"
+)
 
 // Socket is a socket as the kernel names it.
 type Socket struct {
@@ -15,6 +18,9 @@ type Sockets struct{}
 
 // OpenSockets returns ErrUnsupported.
 func OpenSockets() (*Sockets, error) { return nil, ErrUnsupported }
+
+// SocketsOf returns ErrUnsupported.
+func SocketsOf(*os.File) (*Sockets, error) { return nil, ErrUnsupported }
 
 // Other returns ErrUnsupported.
 func (s *Sockets) Other(net.Conn) (Socket, error) { return Socket{}, ErrUnsupported }

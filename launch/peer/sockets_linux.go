@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -31,6 +32,24 @@ func OpenSockets() (*Sockets, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open sock_diag socket: %w", err)
 	}
+	return socketsOf(fd)
+}
+
+// SocketsOf takes over the kernel's answering socket of another network
+// namespace, in which it was opened.
+func SocketsOf(file *os.File) (*Sockets, error) {
+	defer file.Close()
+	fd, err := unix.FcntlInt(file.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return nil, fmt.Errorf("open sock_diag socket: %w", err)
+	}
+	if err := unix.SetNonblock(fd, false); err != nil {
+		return nil, errors.Join(fmt.Errorf("open sock_diag socket: %w", err), unix.Close(fd))
+	}
+	return socketsOf(fd)
+}
+
+func socketsOf(fd int) (*Sockets, error) {
 	// The kernel answers within the call that asks. The limit is for a system
 	// that only pretends to have this.
 	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 1}); err != nil {
