@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
 	"sync"
 	"time"
 
@@ -95,7 +94,11 @@ func (t *gate) close() error {
 // process once for a connection.
 func (t *gate) Admit(conn net.Conn, credentials []string) (*proxy.Client, audit.Process, error) {
 	if t.credentials != nil {
-		if _, _, err := t.credentials.Admit(conn, credentials); err != nil {
+		shown, _, err := t.credentials.Admit(conn, credentials)
+		if err == nil && shown != t.client { // those of another session are worth nothing here
+			err = proxy.ErrCredentials
+		}
+		if err != nil {
 			return nil, audit.Process{}, err
 		}
 	}
@@ -112,14 +115,9 @@ func (t *gate) Admit(conn net.Conn, credentials []string) (*proxy.Client, audit.
 const rootPatience = 10 * time.Second
 
 func (t *gate) judge(conn net.Conn) (audit.Process, error) {
-	if t.credentials != nil {
-		if t.sockets == nil {
-			return audit.Process{}, nil
-		}
-		// Another user may only be a process that the command started as such.
-		if socket, err := t.sockets.Other(conn); err == nil && socket.UID == os.Getuid() {
-			return audit.Process{}, nil
-		}
+	// Another user may only be a process that the command started as such.
+	if t.credentials != nil && t.ours(conn) {
+		return audit.Process{}, nil
 	}
 	select {
 	case <-t.rooted:

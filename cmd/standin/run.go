@@ -30,9 +30,9 @@ const filesAge = 7 * 24 * time.Hour
 
 // runFlags are the flags of run.
 type runFlags struct {
-	rules, profile, isolation, envFile, receipt, log, upstreamProxy, upstreamCA string
-	secrets, open                                                               []string
-	ttl                                                                         time.Duration
+	rules, profile, isolation, envFile, receipt, log, upstreamProxy, upstreamCA, gateway, tokenFile string
+	secrets, open                                                                                   []string
+	ttl                                                                                             time.Duration
 }
 
 func newRunCommand(p *program) *cobra.Command {
@@ -61,8 +61,20 @@ func newRunCommand(p *program) *cobra.Command {
 	flags.StringVar(&f.log, "log", "", "write the log to `FILE` instead of standin.log of the home")
 	flags.StringVar(&f.upstreamProxy, "upstream-proxy", "", "reach upstreams through the proxy at `URL`, or \"env\"")
 	flags.StringVar(&f.upstreamCA, "upstream-ca", "", "trust the authorities in `FILE` for upstreams, or \"env\"")
+	gatewayFlags(cmd, &f.gateway, &f.tokenFile)
 	passphraseFlag(cmd)
 	return cmd
+}
+
+// gatewayFlags give a command that has sessions of a serving gateway its flags.
+func gatewayFlags(cmd *cobra.Command, gateway, token *string) {
+	cmd.Flags().StringVar(gateway, "gateway", "", "have the session of the gateway that serves at `SOCKET` (see \"standin serve\")")
+	cmd.Flags().StringVar(token, "token-file", "", "prove with the one-time token in `FILE` (also $"+launch.TokenVariable+") instead of by the vault")
+}
+
+// asked is what the flags ask for.
+func (f *runFlags) asked() asked {
+	return asked{Profile: f.profile, Secrets: f.secrets, TTL: f.ttl, Isolation: f.isolation}
 }
 
 // own marks an error as Standin's own failure, unless it says otherwise.
@@ -116,6 +128,7 @@ type running struct {
 	lacking error             // why the level is not a better one
 	room    *room             // of the command, under "netns"
 	outside *liveSession      // the session that this one is a part of, or nil
+	by      proofs            // at a serving gateway
 }
 
 // prepare reads and checks everything that can be wrong before anything starts.
@@ -129,10 +142,16 @@ func (r *running) prepare() error {
 			return fmt.Errorf("write receipt %q: there is no such folder", r.f.receipt)
 		}
 	}
+	if r.f.gateway != "" {
+		return r.prepareServed()
+	}
+	if r.f.tokenFile != "" {
+		return usageError("--token-file: it needs --gateway SOCKET")
+	}
 	if r.policy, err = r.p.loadRules(r.home, r.f.rules); err != nil {
 		return err
 	}
-	if r.profile, err = narrowed(r.policy, asked{Profile: r.f.profile, Secrets: r.f.secrets, TTL: r.f.ttl}); err != nil {
+	if r.profile, err = narrowed(r.policy, r.f.asked()); err != nil {
 		return err
 	}
 	if err := r.isolation(); err != nil {
@@ -141,7 +160,7 @@ func (r *running) prepare() error {
 	if err := r.nested(); err != nil {
 		return err
 	}
-	if r.extra, err = readEnvFile(r.f.envFile, r.policy); err != nil {
+	if r.extra, err = readEnvFile(r.f.envFile, func(name string) bool { return r.policy.Secrets[name] != nil }); err != nil {
 		return err
 	}
 	if err := r.home.prepare(); err != nil {
@@ -151,6 +170,39 @@ func (r *running) prepare() error {
 		return err
 	}
 	return trusted(r.store, r.policy)
+}
+
+// prepareServed is prepare for a session of a serving gateway, which has rules,
+// log and upstreams of its own.
+func (r *running) prepareServed() (err error) {
+	for name, value := range map[string]string{"--log": r.f.log, "--upstream-ca": r.f.upstreamCA, "--upstream-proxy": r.f.upstreamProxy} {
+		if value != "" {
+			return usageError("%s: with --gateway it is the gateway's own", name)
+		}
+	}
+	if len(r.f.open) > 0 || r.f.isolation == isolationNetns {
+		return &hinted{errors.New("isolate the command: level \"netns\" is not to be had at a serving gateway"), "standin run --isolation netns -- …, without --gateway"}
+	}
+	if r.f.gateway, err = filepath.Abs(r.f.gateway); err != nil {
+		return fmt.Errorf("find gateway %q: %w", r.f.gateway, err)
+	}
+	if r.f.rules != "" { // they must be those that the gateway serves
+		if r.policy, err = r.p.loadRules(r.home, r.f.rules); err != nil {
+			return err
+		}
+	}
+	outer, err := r.outer()
+	if err != nil {
+		return err
+	}
+	if outer != nil && outer.gateway.path != r.f.gateway {
+		return newNestedError(outer.ID, "it is one of another gateway")
+	}
+	if err := r.home.prepare(); err != nil {
+		return err
+	}
+	r.by, err = r.p.proofs(r.cmd, r.home, r.f.tokenFile)
+	return err
 }
 
 // loadRules finds and reads the rules file.
@@ -182,7 +234,11 @@ type session interface {
 // serve runs the command in a session, and writes the receipt when that has
 // ended.
 func (r *running) serve() (int, error) {
-	s, err := r.open()
+	open := r.open
+	if r.f.gateway != "" {
+		open = r.openServed
+	}
+	s, err := open()
 	if err != nil {
 		return 0, err
 	}
@@ -247,11 +303,11 @@ func (r *running) open() (session, error) {
 	if err != nil {
 		return nil, err
 	}
-	h, err := g.host(ctx, sessionConfig{profile: r.profile, isolation: r.profile.Isolation, command: filepath.Base(r.argv[0]), room: r.room})
+	h, err := g.host(ctx, sessionConfig{edition: g.edition(), profile: r.profile, isolation: r.profile.Isolation, command: filepath.Base(r.argv[0]), room: r.room})
 	if err != nil {
 		return nil, errors.Join(err, g.close())
 	}
-	r.logIsolation(g, h.live)
+	g.logIsolation(h.live, r.lacking)
 	g.prune()
 	s := &ownSession{r: r, hosted: h}
 	if s.control, err = newControlServer(g, h.session.ID); err != nil {

@@ -37,6 +37,10 @@ import (
 // ErrUnsupported says that this system cannot tell who holds a connection.
 var ErrUnsupported = errors.New("find the owners of connections: it needs Linux")
 
+// ErrNoSocket says that nobody on this machine, in this network namespace, has the
+// socket, or has it any more.
+var ErrNoSocket = errors.New("find the socket of a connection: it is closed, or of another machine or namespace")
+
 // Process is who holds the other end of a connection. What is not known is zero.
 type Process struct {
 	PID   int

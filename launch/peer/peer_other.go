@@ -51,3 +51,15 @@ func Ancestors(int) []int { return nil }
 
 // Started is not known here.
 func Started(int) (uint64, error) { return 0, ErrUnsupported }
+
+// Watch cannot be had here.
+type Watch struct{}
+
+// WatchProcess returns ErrUnsupported.
+func WatchProcess(int, uint64) (*Watch, error) { return nil, ErrUnsupported }
+
+// Done is never closed.
+func (w *Watch) Done() <-chan struct{} { return nil }
+
+// Close does nothing.
+func (w *Watch) Close() error { return nil }

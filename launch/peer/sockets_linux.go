@@ -70,9 +70,6 @@ func (s *Sockets) Close() error {
 	return unix.Close(fd)
 }
 
-// errNoSocket says that nobody has the socket any more.
-var errNoSocket = errors.New("find the socket of a connection: it is closed")
-
 // Other returns the socket at the other end of a TCP connection that was
 // accepted on this machine.
 func (s *Sockets) Other(conn net.Conn) (Socket, error) {
@@ -169,7 +166,7 @@ func answer(b []byte, e endpoints) (Socket, error) {
 		}
 		errno := unix.Errno(-int32(native.Uint32(b[headerSize:])))
 		if errno == unix.ENOENT {
-			return Socket{}, errNoSocket
+			return Socket{}, ErrNoSocket
 		}
 		return Socket{}, fmt.Errorf("ask for the socket of a connection: %w", errno)
 	case unix.SOCK_DIAG_BY_FAMILY:
@@ -182,11 +179,11 @@ func answer(b []byte, e endpoints) (Socket, error) {
 	}
 	id := b[4 : 4+idSize]
 	if addrPort(b[0], id[4:], id[0:]) != e.own || addrPort(b[0], id[20:], id[2:]) != e.peer {
-		return Socket{}, errNoSocket
+		return Socket{}, ErrNoSocket
 	}
 	found := Socket{UID: int(native.Uint32(b[64:])), Inode: native.Uint32(b[68:])}
 	if found.Inode == 0 { // closed by all who held it
-		return Socket{}, errNoSocket
+		return Socket{}, ErrNoSocket
 	}
 	return found, nil
 }
