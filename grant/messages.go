@@ -86,32 +86,6 @@ func (p *Plan) Live() error {
 	return nil
 }
 
-// Echo is what a server says over a WebSocket, without values. It is used in one
-// goroutine; the nil scrubber's changes nothing.
-type Echo struct {
-	s    *Scrubber
-	kept []byte
-	out  []byte
-}
-
-// Echo begins a message.
-func (s *Scrubber) Echo() *Echo { return &Echo{s: s} }
-
-// Next takes the next bytes of the message and returns what can go out, which is
-// valid until the next call, or b. What could still become a form of a value is
-// held back, unless b is the last of the message.
-func (e *Echo) Next(b []byte, last bool) []byte {
-	if e.s == nil {
-		return b
-	}
-	if len(e.kept) > 0 {
-		b = append(e.kept, b...)
-	}
-	out, settled := e.s.pass(e.out[:0], b, last)
-	e.out, e.kept = out, slices.Clone(b[settled:])
-	return out
-}
-
 // utf8Only refuses values that cannot stand in a text message. They are written
 // as they are: what quotes or escapes the message has is not known.
 type utf8Only struct{ body.Raw }

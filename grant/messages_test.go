@@ -99,19 +99,3 @@ func TestNarrowingEndsAConversationThatTheGrantOpened(t *testing.T) {
 		t.Error(err)
 	}
 }
-
-// FuzzEcho: what is scrubbed piece by piece is what is scrubbed whole.
-func FuzzEcho(f *testing.F) {
-	f.Add("x"+canary+"y"+canary[:7], uint16(9), uint16(30))
-	s := scrubberOf(canary, "another-value-0123")
-	f.Fuzz(func(t *testing.T, text string, one, two uint16) {
-		cuts := []int{int(one) % (len(text) + 1), int(two) % (len(text) + 1)}
-		slices.Sort(cuts)
-		e := s.Echo()
-		got := string(e.Next([]byte(text[:cuts[0]]), false))
-		got += string(e.Next([]byte(text[cuts[0]:cuts[1]]), false))
-		if got += string(e.Next([]byte(text[cuts[1]:]), true)); got != s.String(text) || strings.Contains(got, canary) {
-			t.Fatalf("%q cut at %v: %q", text, cuts, got)
-		}
-	})
-}

@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/textproto"
 	"strconv"
 	"strings"
 	"sync"
@@ -35,6 +34,8 @@ type exchange struct {
 	sent   bool     // it was sent on, as far as can be known
 	opens  bool     // it opens a WebSocket
 	up     net.Conn // what it was sent on by, when it opens a WebSocket
+
+	brought []string // names of the cookies that the answer sets
 }
 
 // serveDecrypted serves one request of a tunnel.
@@ -222,7 +223,7 @@ func (x *exchange) serve() error {
 	if err != nil {
 		return err
 	}
-	req := &grant.Request{Header: x.r.Header, Path: x.path, Query: x.query, Body: first, Coding: x.coding, Match: x.match}
+	req := &grant.Request{Header: x.r.Header, Path: x.path, Query: x.query, Body: first, Coding: x.coding, Match: x.match, At: x.t.authority}
 	plan, err := x.t.client.Session.Prepare(x.r.Context(), req)
 	if err != nil {
 		return err
@@ -366,26 +367,4 @@ func signed(h http.Header) bool {
 		}
 	}
 	return strings.HasPrefix(h.Get("Authorization"), "AWS4-")
-}
-
-// stripHops removes the fields that belong to one connection (RFC 9110, 7.6.1),
-// and keeps "TE: trailers".
-func stripHops(h http.Header) {
-	trailers := strings.EqualFold(strings.TrimSpace(h.Get("Te")), "trailers")
-	for _, line := range h["Connection"] {
-		for name := range strings.SplitSeq(line, ",") {
-			delete(h, textproto.CanonicalMIMEHeaderKey(strings.TrimSpace(name)))
-		}
-	}
-	for _, name := range hops {
-		delete(h, name)
-	}
-	if trailers {
-		h["Te"] = []string{"trailers"}
-	}
-}
-
-var hops = []string{
-	"Connection", "Keep-Alive", "Proxy-Connection", "Proxy-Authenticate", "Proxy-Authorization",
-	"Proxy-Authentication-Info", "Te", "Trailer", "Transfer-Encoding", "Upgrade", "Http2-Settings",
 }

@@ -46,6 +46,7 @@ const (
 	stallTimeout      = 2 * time.Minute  // for a client that does not read
 	quietTimeout      = 10 * time.Minute // for a WebSocket on which nobody says anything
 	cutTimeout        = 2 * time.Second  // for the last records of a session's WebSockets
+	silence           = 5 * time.Minute  // of an upstream within an answer that is no stream of events
 )
 
 // Recorder takes records. Append returns when the record is durable; Note does

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"standin/grant"
+	"standin/grant/scrub"
 	"standin/proxy/websocket"
 	"standin/rules"
 )
@@ -71,14 +72,14 @@ func (x *exchange) relay(plan *grant.Plan, resp *http.Response) error {
 		// It came without a CONNECT, and is one tunnel from now on.
 		if x.t.Conn = conn; x.t.open() != nil {
 			conn.Close()
-			x.result(0, 0, nil, "too many tunnels")
+			x.result(outcome{reason: "too many tunnels"})
 			return nil
 		}
 		conn = x.t
 	}
 	defer conn.Close()
 	if !x.t.attach(socket(x.up)) {
-		x.result(0, 0, nil, "client aborted")
+		x.result(outcome{reason: "client aborted"})
 		return nil
 	}
 	var head bytes.Buffer
@@ -87,7 +88,7 @@ func (x *exchange) relay(plan *grant.Plan, resp *http.Response) error {
 	head.WriteString("\r\n")
 	conn.SetWriteDeadline(time.Now().Add(stallTimeout))
 	if _, err := conn.Write(head.Bytes()); err != nil {
-		x.result(0, 0, nil, "client aborted")
+		x.result(outcome{reason: "client aborted"})
 		return nil
 	}
 	up := &said{x: x, plan: plan}
@@ -95,12 +96,14 @@ func (x *exchange) relay(plan *grant.Plan, resp *http.Response) error {
 		Record:    func(use grant.Use) error { return x.recordUses([]grant.Use{use}) },
 		Misplaced: up.misplaced,
 	})
-	x.run(websocket.NewRelay(websocket.Config{
+	down := &heard{x: x, plan: plan}
+	out := x.run(websocket.NewRelay(websocket.Config{
 		Client:   websocket.End{Conn: conn, In: rw.Reader},
 		Upstream: websocket.End{Conn: x.up, In: bufio.NewReader(resp.Body)},
-		Up:       up, Down: &heard{x: x, plan: plan},
-		Idle: quietTimeout, Stall: stallTimeout, Goodbye: goodbye,
+		Up:       up, Down: down, Idle: quietTimeout, Stall: stallTimeout, Goodbye: goodbye,
 	}))
+	out.seen.Scrubbed = down.scrubbed
+	x.result(out)
 	return nil
 }
 
@@ -112,8 +115,8 @@ func socket(conn net.Conn) net.Conn {
 	return conn
 }
 
-// run runs a relay and records how it ended.
-func (x *exchange) run(relay *websocket.Relay) {
+// run runs a relay, and says how it ended.
+func (x *exchange) run(relay *websocket.Relay) outcome {
 	if expires := x.match.Rule.Expires; !expires.IsZero() {
 		timer := time.AfterFunc(time.Until(expires), func() { relay.Stop(&grant.Refusal{Code: "grant_expired"}) })
 		defer timer.Stop()
@@ -123,36 +126,35 @@ func (x *exchange) run(relay *websocket.Relay) {
 			x.p.cfg.Log.Error("panic", slog.String("where", "WebSocket"), slog.String("stack", stack()))
 		}
 	})
-	end := x.record("result")
-	end.Status, end.Duration = http.StatusSwitchingProtocols, time.Since(x.began)
-	end.BytesOut, end.BytesIn = relay.Counts()
+	out := outcome{status: http.StatusSwitchingProtocols}
+	out.said, out.seen.Received = relay.Counts()
 	var broken *websocket.Violation
 	over := x.t.client.Session.Live()
 	switch {
 	case err == nil:
 	case errors.As(err, &broken):
-		end.Code, end.Reason = "upstream_protocol", broken.Reason
+		out.code, out.reason = "upstream_protocol", broken.Reason
 		if broken.Client {
-			end.Code = "bad_request"
-			x.denied(&grant.Refusal{Code: end.Code, Surface: broken.Reason})
+			out.code = "bad_request"
+			x.denied(&grant.Refusal{Code: out.code, Surface: broken.Reason})
 		}
 	case errors.Is(err, websocket.ErrIdle):
-		end.Reason = "idle"
+		out.reason = "idle"
 	case errors.Is(err, websocket.ErrNoGoodbye):
-		end.Reason = "no answer to a close"
+		out.reason = "no answer to a close"
 	case errors.Is(err, websocket.ErrClientGone), errors.Is(err, websocket.ErrUpstreamGone):
-		if end.Reason = "client aborted"; errors.Is(err, websocket.ErrUpstreamGone) {
-			end.Reason = "upstream aborted"
+		if out.reason = "client aborted"; errors.Is(err, websocket.ErrUpstreamGone) {
+			out.reason = "upstream aborted"
 		}
 		if over != nil {
-			end.Code, end.Reason = grant.AsRefusal(over).Code, "cut"
+			out.code, out.reason = grant.AsRefusal(over).Code, "cut"
 		}
 	default:
 		refusal := x.p.refusalOf(err, "WebSocket")
-		end.Code, end.Reason = refusal.Code, refusal.Surface
+		out.code, out.reason = refusal.Code, refusal.Surface
 		x.denied(refusal)
 	}
-	x.p.note(end)
+	return out
 }
 
 // denied records why a message was not passed on.
@@ -218,17 +220,34 @@ func (s *said) misplaced(secret string) error {
 
 // heard is what the upstream says.
 type heard struct {
-	x    *exchange
-	plan *grant.Plan
-	echo *grant.Echo
+	x        *exchange
+	plan     *grant.Plan
+	body     scrub.Body // of the message under way
+	out      []byte
+	scrubbed int
 }
 
 func (h *heard) Begin(websocket.Op) error {
-	h.echo = h.x.scrubber().Echo()
+	h.body = scrub.Body{Scrubber: h.x.scrubber()}
 	return h.plan.Live()
 }
 
-func (h *heard) Next(b []byte, last bool) ([]byte, error) { return h.echo.Next(b, last), nil }
+func (h *heard) Next(b []byte, last bool) ([]byte, error) {
+	if h.body.Scrubber == nil {
+		return b, nil
+	}
+	out := h.out[:0]
+	for n := -1; n < 0 || len(b) > 0; b = b[n:] {
+		n = copy(h.body.Room(), b)
+		out = append(out, h.body.Take(n, last && n == len(b))...)
+	}
+	if h.out = out; last {
+		h.scrubbed += h.body.Replaced
+		h.body.Free()
+		h.out = nil // until the next message it is nobody's
+	}
+	return out, nil
+}
 
 // Control scrubs what fits a control frame whole.
 func (h *heard) Control(b []byte) ([]byte, error) {

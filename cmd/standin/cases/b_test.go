@@ -22,7 +22,7 @@ func sectionB() []entry {
 		{"B14", echoWithoutABody},
 		{"B15", echoInAnEventStream},
 		{"B16", serverMessages},
-	}, sectionBTLS()...), sectionBProcess()...)
+	}, sectionBTLS()...), append(sectionBProcess(), sectionBAnswers()...)...)
 }
 
 // both are an upstream that offers HTTP/2 and one that does not.
