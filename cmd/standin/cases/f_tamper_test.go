@@ -132,7 +132,9 @@ func aStolenKey(c *Case) {
 		}
 	}
 	at := func(target string) int {
-		return slices.IndexFunc(lines, func(l []byte) bool { return bytes.Contains(l, []byte(`"`+target+`"`)) && bytes.Contains(l, []byte(`"substitute"`)) })
+		return slices.IndexFunc(lines, func(l []byte) bool {
+			return bytes.Contains(l, []byte(`"`+target+`"`)) && bytes.Contains(l, []byte(`"substitute"`))
+		})
 	}
 	// The thief takes the gateway's memory when it is about to write record i.
 	i := at("/user/3")
