@@ -20,6 +20,8 @@ var imports = map[string][]string{
 	"ca":                    {},
 	"control":               {},
 	"launch":                {},
+	"launch/netns":          {"launch"},
+	"launch/netns/names":    {},
 	"launch/peer":           {},
 	"rules":                 {},
 	"rules/catalog":         {},

@@ -23,6 +23,7 @@ import (
 // The types of records. A summary of many like records has the type of these and a Count above one.
 const (
 	TypeOpen               = "open"       // a session begins
+	TypeIsolation          = "isolation"  // the command's own namespaces were tested
 	TypeGrant              = "grant"      // a secret is granted to a session
 	TypeSubstitute         = "substitute" // a secret is about to leave for an upstream
 	TypeResult             = "result"     // what came of it; the ID ties the two

@@ -110,3 +110,10 @@ func shortPath(path string) (short string, done func() error, err error) {
 	}
 	return fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(path)), dir.Close, nil
 }
+
+// A Peer is the process at the other end of a socket. PID is 0 where it cannot be
+// seen: on other systems, or from another pid namespace.
+type Peer struct {
+	PID int
+	UID int
+}

@@ -21,6 +21,19 @@ type Spec struct {
 	TimerSlack int
 	// Standard files; nil is the null device.
 	Stdin, Stdout, Stderr *os.File
+	// Host starts the command below a process of its own; nil: right below this one.
+	Host Host
+}
+
+// A Host starts a command in a place of its own, below a process of its own. The
+// standard files of the Spec are for the Host to have.
+type Host interface {
+	// Start starts the command and returns a pidfd of it, which the caller
+	// closes. An error is a *StartError if it is the command's.
+	Start(spec Spec) (pidfd int, err error)
+	// Wait returns the next status of the command, as wait4 has it: a stop, or
+	// the end, which is the last.
+	Wait() (status uint32, err error)
 }
 
 // Exit codes of a command that did not start, as shells have them.

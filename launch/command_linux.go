@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"os/signal"
 	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -17,7 +19,8 @@ import (
 // A Command is a process that was started for a session.
 type Command struct {
 	pid       int
-	pidfd     int // -1 if the kernel has none
+	pidfd     int  // -1 if the kernel has none
+	host      Host // nil: the command is a child of this process
 	startTime uint64
 	terminal  *terminal // nil without a controlling terminal
 	signals   chan os.Signal
@@ -32,15 +35,15 @@ type Command struct {
 // of what the command leaves behind. Errors are *StartError. Wait must be
 // called once.
 func Start(spec Spec) (*Command, error) {
-	path, err := find(spec)
-	if err != nil {
-		return nil, err
+	if len(spec.Argv) == 0 {
+		return nil, startError("", exec.ErrNotFound)
 	}
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return nil, &StartError{Name: spec.Argv[0], Code: codeCannotStart, Cause: fmt.Errorf("become subreaper: %w", err)}
 	}
 	c := &Command{
 		pidfd:    -1,
+		host:     spec.Host,
 		terminal: openTerminal(),
 		signals:  make(chan os.Signal, 32),
 		ended:    make(chan os.Signal, 1),
@@ -49,13 +52,14 @@ func Start(spec Spec) (*Command, error) {
 	}
 	// From here on no signal is lost to the default action: one that arrives
 	// before the command is there waits in the channel.
-	signal.Notify(c.signals, handled()...)
+	signal.Notify(c.signals, Handled()...)
 	signal.Notify(c.ended, unix.SIGCHLD)
-	if err := c.fork(path, spec); err != nil {
+	if err := c.start(spec); err != nil {
 		c.release()
-		return nil, startError(spec.Argv[0], err)
+		return nil, err
 	}
-	if c.startTime, err = startTime(c.pid); err != nil {
+	var err error
+	if c.startTime, err = StartTime(c.pid); err != nil {
 		c.startTime = 0 // /proc is not mounted: unknown, as the API says
 	}
 	c.running.Go(c.watch)
@@ -63,15 +67,67 @@ func Start(spec Spec) (*Command, error) {
 	return c, nil
 }
 
-// fork runs path, or what it holds by a shell if it is no program but a script
-// without a first line, as execvp does.
-func (c *Command) fork(path string, spec Spec) error {
-	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
-	if err != nil {
+func (c *Command) start(spec Spec) (err error) {
+	if c.host == nil {
+		c.pid, c.pidfd, err = Fork(spec)
 		return err
 	}
+	var own *StartError
+	c.pidfd, err = c.host.Start(spec)
+	switch {
+	case errors.As(err, &own):
+		c.pidfd = -1
+		return own
+	case err != nil:
+		c.pidfd = -1
+		return startError(spec.Argv[0], err)
+	}
+	if c.pid, err = numberOf(c.pidfd); err != nil {
+		return startError(spec.Argv[0], err)
+	}
+	return nil
+}
+
+// numberOf reads the number of a process that is held by a pidfd, as this
+// process sees it.
+func numberOf(pidfd int) (int, error) {
+	text, err := os.ReadFile("/proc/self/fdinfo/" + strconv.Itoa(pidfd))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(text)) {
+		if number, ok := strings.CutPrefix(line, "Pid:"); ok {
+			if pid, err := strconv.Atoi(strings.TrimSpace(number)); err == nil && pid > 0 {
+				return pid, nil
+			}
+		}
+	}
+	return 0, errors.New("it has ended")
+}
+
+// Fork starts the command as a child of the calling thread, and nothing else. A
+// script without a first line is run by a shell, as execvp does. Errors are
+// *StartError; pidfd is -1 if the kernel has none.
+func Fork(spec Spec) (pid, pidfd int, err error) {
+	path, err := find(spec)
+	if err != nil {
+		return 0, -1, err
+	}
+	pid, pidfd, err = fork(path, spec)
+	if err != nil {
+		return 0, -1, startError(spec.Argv[0], err)
+	}
+	return pid, pidfd, nil
+}
+
+func fork(path string, spec Spec) (pid, pidfd int, err error) {
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return 0, -1, err
+	}
 	defer null.Close()
-	attr := &syscall.ProcAttr{Dir: spec.Dir, Env: spec.Env, Sys: &syscall.SysProcAttr{PidFD: &c.pidfd}}
+	pidfd = -1
+	attr := &syscall.ProcAttr{Dir: spec.Dir, Env: spec.Env, Sys: &syscall.SysProcAttr{PidFD: &pidfd}}
 	for _, file := range []*os.File{spec.Stdin, spec.Stdout, spec.Stderr} {
 		if file == nil {
 			file = null
@@ -82,16 +138,21 @@ func (c *Command) fork(path string, spec Spec) error {
 		// A child gets the slack of the thread that forks it.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
-		if err := unix.Prctl(unix.PR_SET_TIMERSLACK, uintptr(spec.TimerSlack), 0, 0, 0); err != nil {
-			return fmt.Errorf("restore timer slack: %w", err)
+		ours, err := unix.PrctlRetInt(unix.PR_GET_TIMERSLACK, 0, 0, 0, 0)
+		if err == nil {
+			err = unix.Prctl(unix.PR_SET_TIMERSLACK, uintptr(spec.TimerSlack), 0, 0, 0)
 		}
+		if err != nil {
+			return 0, -1, fmt.Errorf("restore timer slack: %w", err)
+		}
+		defer unix.Prctl(unix.PR_SET_TIMERSLACK, uintptr(ours), 0, 0, 0)
 	}
-	c.pid, err = syscall.ForkExec(path, spec.Argv, attr)
+	pid, err = syscall.ForkExec(path, spec.Argv, attr)
 	if errors.Is(err, syscall.ENOEXEC) {
 		argv := append([]string{"sh", path}, spec.Argv[1:]...)
-		c.pid, err = syscall.ForkExec("/bin/sh", argv, attr)
+		pid, err = syscall.ForkExec("/bin/sh", argv, attr)
 	}
-	return err
+	return pid, pidfd, err
 }
 
 // PID returns the command's process id. It stays the command's until Wait
@@ -140,17 +201,26 @@ func (c *Command) release() {
 	}
 }
 
+// next waits for the next status of the command.
+func (c *Command) next() (status unix.WaitStatus, err error) {
+	if c.host != nil {
+		number, err := c.host.Wait()
+		return unix.WaitStatus(number), err
+	}
+	_, err = unix.Wait4(c.pid, &status, unix.WUNTRACED, nil)
+	return status, err
+}
+
 // watch is the only one to take the command's status.
 func (c *Command) watch() {
 	for {
-		var status unix.WaitStatus
-		_, err := unix.Wait4(c.pid, &status, unix.WUNTRACED, nil)
+		status, err := c.next()
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
 		if err != nil {
-			// Somebody else in this process took it: say that it failed
-			// rather than wait for ever. No status has these bits.
+			// Somebody else in this process took it, or the host has ended: say
+			// that it failed rather than wait for ever. No status has these bits.
 			status = ^unix.WaitStatus(0)
 		}
 		select {
@@ -188,7 +258,8 @@ func stat(pid int) ([][]byte, error) {
 	return fields, nil
 }
 
-func startTime(pid int) (uint64, error) {
+// StartTime reads when a process started, as Command.StartTime has it.
+func StartTime(pid int) (uint64, error) {
 	fields, err := stat(pid)
 	if err != nil {
 		return 0, err

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -143,7 +144,7 @@ func TestPIDAndStartTimeNameTheProcess(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	started, err := startTime(command.PID())
+	started, err := StartTime(command.PID())
 	if err != nil || started == 0 || started != command.StartTime() {
 		t.Errorf("start time %d (%v), told %d", started, err, command.StartTime())
 	}
@@ -331,5 +332,38 @@ func TestHardenedProcessHasNoCoreAndCannotBeTraced(t *testing.T) {
 	cmd.Env = append(os.Environ(), "LAUNCH_TEST_HARDEN=1")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%s", out)
+	}
+}
+
+func TestTheCommandGetsItsTimerSlackAndTheThreadThatStartsItKeepsItsOwn(t *testing.T) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	const own, given = 123_000, 45_000
+	before, err := unix.PrctlRetInt(unix.PR_GET_TIMERSLACK, 0, 0, 0, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Prctl(unix.PR_SET_TIMERSLACK, own, 0, 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Prctl(unix.PR_SET_TIMERSLACK, uintptr(before), 0, 0, 0)
+	out := filepath.Join(t.TempDir(), "slack")
+	file, err := os.Create(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	c, err := Start(Spec{Argv: []string{"/bin/cat", "/proc/self/timerslack_ns"}, TimerSlack: given, Stdout: file})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if code, err := c.Wait(); code != 0 || err != nil {
+		t.Fatal(code, err)
+	}
+	if text, _ := os.ReadFile(out); strings.TrimSpace(string(text)) != strconv.Itoa(given) {
+		t.Errorf("the command has the slack %q", text)
+	}
+	if now, _ := unix.PrctlRetInt(unix.PR_GET_TIMERSLACK, 0, 0, 0, 0); now != own {
+		t.Errorf("the thread has the slack %d", now)
 	}
 }

@@ -31,13 +31,17 @@ type EnvConfig struct {
 // Variables of our own. Their names avoid what agents filter: KEY, TOKEN,
 // SECRET, CERT, AUTH.
 const (
-	sessionVariable = "STANDIN_SESSION"
+	SessionVariable = "STANDIN_SESSION"
 	controlVariable = "STANDIN_CONTROL"
 )
 
+// TokenVariable holds a one-time token that opens a session. The command never
+// gets it.
+const TokenVariable = "STANDIN_TOKEN"
+
 // Mark is the entry of a command's environment that names its session. Helpers
 // of the gateway do not have it.
-func Mark(session string) string { return sessionVariable + "=" + session }
+func Mark(session string) string { return SessionVariable + "=" + session }
 
 // proxyVariables hold the proxy's URL. Both cases: wget, gRPC and Ruby read
 // the small ones only.
@@ -59,7 +63,7 @@ var caVariables = []string{"NODE_EXTRA_CA_CERTS", "DENO_CERT"}
 
 // dropped never reach the command: an inherited socks proxy breaks clients,
 // and the others lead to the vault or belong to the gateway's own start.
-var dropped = []string{"ALL_PROXY", "all_proxy", "STANDIN_PASSPHRASE_FILE", "STANDIN_ENVIRONMENT_FD"}
+var dropped = []string{"ALL_PROXY", "all_proxy", "STANDIN_PASSPHRASE_FILE", "STANDIN_ENVIRONMENT_FD", TokenVariable}
 
 // environ is an environment by name.
 type environ map[string]string
@@ -117,7 +121,7 @@ func Environ(cfg EnvConfig) (env []string, removed []string) {
 	out["PHP_INI_SCAN_DIR"] = user["PHP_INI_SCAN_DIR"] + string(filepath.ListSeparator) + cfg.Files.Path(phpDir)
 	out["WGETRC"] = cfg.Files.Path(wgetrcFile)
 	out["AIOHTTP_TRUST_ENV"] = "True"
-	for name, value := range map[string]string{sessionVariable: cfg.Session, controlVariable: cfg.ControlSocket} {
+	for name, value := range map[string]string{SessionVariable: cfg.Session, controlVariable: cfg.ControlSocket} {
 		if value != "" {
 			out[name] = value
 		} else {

@@ -102,6 +102,12 @@ func WriteFiles(cfg FilesConfig) (*Files, error) {
 // Path returns the absolute path of a file of the session.
 func (f *Files) Path(name string) string { return filepath.Join(f.Dir, filepath.FromSlash(name)) }
 
+// Bundle is the file of all roots, in PEM.
+func (f *Files) Bundle() string { return f.Path(bundleFile) }
+
+// Truststore is the same as a key store of Java.
+func (f *Files) Truststore() string { return f.Path(truststoreFile) }
+
 // Touch counts the age of the files from now. It is called when a session
 // ends, so that Prune keeps them for what the command left running.
 func (f *Files) Touch() error {

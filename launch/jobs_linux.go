@@ -12,12 +12,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// handled are the signals that the gateway takes while the command runs: all
+// Handled are the signals that the gateway takes while the command runs: all
 // that can be caught and mean something to a program. Left out are faults,
 // ABRT (which must end the gateway, with a trace and no core), PIPE, CHLD, and
 // URG and PROF, by which Go's runtime talks to itself. One that is ignored
 // already (nohup) stays so, for the command too.
-func handled() []os.Signal {
+func Handled() []os.Signal {
 	numbers := []syscall.Signal{
 		unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM,
 		unix.SIGTSTP, unix.SIGCONT, unix.SIGWINCH, unix.SIGIO, unix.SIGPWR, unix.SIGVTALRM,

@@ -9,6 +9,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 
 	"software.sslmate.com/src/go-pkcs12"
 )
@@ -26,6 +29,42 @@ var systemBundles = []string{
 	"/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem", // CentOS
 	"/etc/ssl/cert.pem",                                 // macOS, BSD
 	"/usr/local/etc/ssl/cert.pem",                       // FreeBSD
+}
+
+// javaStores are where Java looks without being told; * stands for one name.
+var javaStores = []string{
+	"/etc/ssl/certs/java/cacerts", "/etc/pki/java/cacerts", "/etc/pki/ca-trust/extracted/java/cacerts",
+	"/usr/lib/jvm/*/lib/security/cacerts", "/usr/lib/jvm/*/jre/lib/security/cacerts", "/opt/*/lib/security/cacerts",
+	"~/.sdkman/candidates/java/*/lib/security/cacerts", "~/.jdks/*/lib/security/cacerts", "$JAVA_HOME/lib/security/cacerts",
+}
+
+// SystemStores are the files of this system in which programs look that read no
+// variable: roots in PEM, and those of Java. Links are followed.
+func SystemStores(environ []string) (bundles, javas []string) {
+	env := parseEnviron(environ)
+	for _, pattern := range javaStores {
+		if strings.HasPrefix(pattern, "~") && env["HOME"] == "" || strings.HasPrefix(pattern, "$") && env["JAVA_HOME"] == "" {
+			continue
+		}
+		pattern = strings.NewReplacer("~", env["HOME"], "$JAVA_HOME", env["JAVA_HOME"]).Replace(pattern)
+		found, _ := filepath.Glob(pattern) // a home with a bracket in its name finds nothing
+		javas = append(javas, found...)
+	}
+	return resolved(systemBundles), resolved(javas)
+}
+
+// resolved follows links, and leaves out what is no file.
+func resolved(paths []string) (found []string) {
+	for _, path := range paths {
+		target, err := filepath.EvalSymlinks(path)
+		if err != nil {
+			continue
+		}
+		if info, err := os.Stat(target); err == nil && info.Mode().IsRegular() && !slices.Contains(found, target) {
+			found = append(found, target)
+		}
+	}
+	return found
 }
 
 // roots are the two files of PEM, and the certificates of the larger one.

@@ -33,6 +33,13 @@ func (g *Credentials) Add(c *Client, token string) {
 	g.byID[c.Session.ID] = credential{sha256.Sum256([]byte(token)), c}
 }
 
+// Remove forgets a session: its credentials are wrong from then on.
+func (g *Credentials) Remove(session string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.byID, session)
+}
+
 // Admit takes the session from "Basic" credentials. What is wrong with them is
 // not said, and takes no different time.
 func (g *Credentials) Admit(_ net.Conn, lines []string) (*Client, audit.Process, error) {

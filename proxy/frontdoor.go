@@ -22,7 +22,8 @@ import (
 // gatedListener marks its connections with the gate that admits them.
 type gatedListener struct {
 	net.Listener
-	gate Gate
+	gate   Gate
+	direct bool // its clients name no proxy
 }
 
 func (l *gatedListener) Accept() (net.Conn, error) {
@@ -30,13 +31,14 @@ func (l *gatedListener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &gatedConn{Conn: conn, gate: l.gate}, nil
+	return &gatedConn{Conn: conn, gate: l.gate, direct: l.direct}, nil
 }
 
 // gatedConn is a connection at the front door.
 type gatedConn struct {
 	net.Conn
-	gate Gate
+	gate   Gate
+	direct bool
 }
 
 // CloseWrite lets net/http end its own side first, so that a client which still
@@ -82,34 +84,21 @@ func (p *Proxy) serveFront(w http.ResponseWriter, r *http.Request) {
 	}
 	client, process, err := conn.gate.Admit(conn.Conn, r.Header.Values("Proxy-Authorization"))
 	if err != nil {
-		p.refuseAdmission(w, client, process, err)
+		code, id := p.noteStranger(client, process, err)
+		writeRefusal(w, code, id)
 		return
 	}
 	r.Header.Del("Proxy-Authorization")
 	c := &caller{client, process}
+	if conn.direct {
+		p.servePlainDirect(w, r, c)
+		return
+	}
 	if r.Method != http.MethodConnect {
 		p.servePlain(w, r, c)
 		return
 	}
 	p.connect.ServeHTTP(&replayWriter{w}, r.WithContext(context.WithValue(r.Context(), callerKey{}, c)))
-}
-
-func (p *Proxy) refuseAdmission(w http.ResponseWriter, client *Client, process audit.Process, err error) {
-	id := newID()
-	code := "credentials_required"
-	if !errors.Is(err, ErrCredentials) {
-		// Strangers must not fill the log: it tells of those that have a cause.
-		refusal := grant.AsRefusal(err)
-		if code = refusal.Code; refusal.Cause != nil {
-			p.refusalOf(err, "admission")
-		}
-	}
-	rec := &audit.Record{Type: "deny", ID: id, Code: code, Process: process}
-	if client != nil {
-		rec.Session, rec.Profile, rec.Isolation = client.Session.ID, client.Session.Profile.Name, client.Isolation
-	}
-	p.note(rec)
-	writeRefusal(w, code, id)
 }
 
 // newConnect sets goproxy up to dispatch CONNECT and nothing else: one handler

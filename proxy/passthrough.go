@@ -60,34 +60,46 @@ func (p *Proxy) passthroughOpened(t *tunnel) {
 func (p *Proxy) dialBlind(t *tunnel) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), dial.Timeout)
 	defer cancel()
-	return p.dialer.Dial(ctx, t.authority, t.client.Session.Policy.Upstream(t.authority), dial.Blind)
+	return p.dialer.Dial(ctx, t.authority, t.client.Session.Policy.Upstream(t.authority), t.client.blind())
 }
 
 // errSniffed ends a handshake that was begun only to read its greeting.
 var errSniffed = errors.New("greeting read")
 
-// sniff reads the TLS greeting by the parser of crypto/tls, keeps its bytes to
-// be relayed, and answers the code to refuse with, or "".
+// sniff answers the code to refuse a tunnel with, by its TLS greeting, or "".
 func (t *tunnel) sniff() string {
-	if first, err := t.peek(); err != nil || first != tlsHandshake {
+	name, err := t.greeting()
+	switch {
+	case err != nil:
 		return "bad_request"
+	case !t.names(name):
+		return "sni_mismatch"
+	}
+	return ""
+}
+
+// greeting reads the TLS greeting by the parser of crypto/tls, and keeps its
+// bytes to be read again. It returns the host that it names, or "".
+func (t *tunnel) greeting() (name string, err error) {
+	first, err := t.peek()
+	if err != nil {
+		return "", err
+	}
+	if first != tlsHandshake {
+		return "", errors.New("it is not TLS")
 	}
 	listen := &listenConn{Conn: t.Conn, early: t.early}
 	listen.SetReadDeadline(time.Now().Add(handshakeTimeout))
 	defer listen.SetReadDeadline(time.Time{})
-	code := "bad_request"
-	err := tls.Server(listen, &tls.Config{GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
-		code = "sni_mismatch"
-		if t.names(hello.ServerName) {
-			code = ""
-		}
+	err = tls.Server(listen, &tls.Config{GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		name = hello.ServerName
 		return nil, errSniffed
 	}}).Handshake()
 	if !errors.Is(err, errSniffed) {
-		return "bad_request"
+		return "", err
 	}
 	t.early = listen.heard
-	return code
+	return name, nil
 }
 
 // listenConn reads, remembers what it read, and writes nothing.
@@ -116,6 +128,9 @@ func (p *Proxy) relay(t *tunnel, up net.Conn) {
 	rec := t.record("passthrough")
 	if rec.Scheme = ""; t.verdict.Rule != nil {
 		rec.Rule, rec.Reason = t.verdict.Rule.Name, t.verdict.Rule.Reason
+	}
+	if t.hole {
+		rec.Reason = "opened by the user"
 	}
 	rec.ID = newID()
 	p.note(rec)

@@ -75,6 +75,8 @@ type Config struct {
 	Roots    *x509.CertPool                        // what vouches for upstreams; nil: the system's
 	Via      func(host *url.URL) (*url.URL, error) // the proxy towards upstreams; nil: none
 	Resolver *net.Resolver                         // nil: Go's own
+	// Bounds of the tunnels of all sessions and of each; 0: maxTunnels, maxClientTunnels.
+	MaxTunnels, MaxClientTunnels int
 }
 
 // Proxy is a gateway's wire. Serve may be called for several listeners.
@@ -98,6 +100,12 @@ func New(cfg Config) (*Proxy, error) {
 	}
 	if cfg.Resolver == nil {
 		cfg.Resolver = &net.Resolver{PreferGo: true}
+	}
+	if cfg.MaxTunnels == 0 {
+		cfg.MaxTunnels = maxTunnels
+	}
+	if cfg.MaxClientTunnels == 0 {
+		cfg.MaxClientTunnels = maxClientTunnels
 	}
 	p := &Proxy{cfg: cfg, opened: newConnections(), tls: newTLSConfigs(),
 		dialer: &dial.Dialer{Resolver: cfg.Resolver, Via: cfg.Via, Roots: cfg.Roots}}
@@ -139,7 +147,7 @@ func protocols(h2 bool) *http.Protocols {
 func (p *Proxy) Serve(l net.Listener, gate Gate) error {
 	p.dialer.Reserve(l.Addr())
 	defer p.dialer.Release(l.Addr())
-	err := p.front.Serve(&gatedListener{l, gate})
+	err := p.front.Serve(&gatedListener{Listener: l, gate: gate})
 	if errors.Is(err, net.ErrClosed) || errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}
@@ -182,6 +190,15 @@ func NewClient(s *grant.Session, leaves Leaves, isolation string) (*Client, erro
 	return c, nil
 }
 
+// blind is what a host may lead to that passes unopened: under "netns" not to
+// this machine itself, which the command cannot reach without the gateway.
+func (c *Client) blind() dial.Guard {
+	if c.Isolation == "netns" {
+		return dial.Apart
+	}
+	return dial.Blind
+}
+
 // Tunnels is how many tunnels of this session are open.
 func (c *Client) Tunnels() int {
 	c.mu.Lock()
@@ -202,13 +219,14 @@ func (c *Client) Cut() {
 	c.upstreams.close()
 }
 
-func (c *Client) add(t *tunnel) error {
+// add counts a tunnel of the session, of which there are at most so many.
+func (c *Client) add(t *tunnel, most int) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.cut {
 		return &grant.Refusal{Code: "session_closed"}
 	}
-	if len(c.open) >= maxClientTunnels {
+	if len(c.open) >= most {
 		return &grant.Refusal{Code: "too_many_tunnels"}
 	}
 	c.open[t] = struct{}{}

@@ -30,6 +30,7 @@ type tunnel struct {
 	verdict   rules.Verdict
 	scrub     bool // the session holds a grant at this host
 	misnamed  bool // the TLS greeting names another host
+	hole      bool // the user opened the way to the authority
 
 	early []byte // read already, to be read again
 
@@ -81,11 +82,11 @@ func (t *tunnel) attach(up net.Conn) bool {
 
 // open counts the tunnel, or refuses it.
 func (t *tunnel) open() error {
-	if t.p.tunnels.Add(1) > maxTunnels {
+	if t.p.tunnels.Add(1) > int64(t.p.cfg.MaxTunnels) {
 		t.p.tunnels.Add(-1)
 		return &grant.Refusal{Code: "busy"}
 	}
-	if err := t.client.add(t); err != nil {
+	if err := t.client.add(t, t.p.cfg.MaxClientTunnels); err != nil {
 		t.p.tunnels.Add(-1)
 		return err
 	}

@@ -99,7 +99,7 @@ func (p *Proxy) newPool(t *tunnel, rule *rules.Rule) *http.Transport {
 	client, a := t.client, t.authority
 	guard := dial.Public
 	if rule == nil && t.verdict.Action != rules.Intercept {
-		guard = dial.Blind
+		guard = client.blind()
 	}
 	base := &tls.Config{RootCAs: p.cfg.Roots}
 	up := client.Session.Policy.Upstream(a)

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -20,18 +21,24 @@ import (
 	"standin/vault"
 )
 
-// controlServer is the socket by which a gateway's sessions are listed, narrowed and
-// revoked, and by which nothing else can be done: whoever reaches it, the
-// command included, can only take away.
+// controlServer is the socket by which a gateway's sessions are listed, narrowed
+// and revoked. Nothing else can be done by whoever only reaches it, the command
+// included: it can only take away. At a serving gateway those who prove a key
+// have a conversation with its opener.
 type controlServer struct {
 	g        *gateway
 	listener net.Listener
 	server   *http.Server
 	serving  sync.WaitGroup
+	opener   *opener // nil: no session is opened here
+	doors    *doors  // nil: no command is relayed here
 
 	mu       sync.Mutex
-	sessions map[string]*hosted
+	sessions []*hosted // oldest first; those that have ended stay for a while
 }
+
+// maxEnded is how many sessions that have ended are still shown.
+const maxEnded = 64
 
 // sessionNotes is what was decided about a session at its start.
 type sessionNotes struct {
@@ -39,6 +46,7 @@ type sessionNotes struct {
 	PID       int      `json:"pid"`
 	Isolation string   `json:"isolation"`
 	Removed   []string `json:"removed_variables"`
+	roomNotes
 }
 
 // sessionView is a session as the control socket shows it.
@@ -75,21 +83,105 @@ func newControlServer(g *gateway, name string) (*controlServer, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &controlServer{g: g, listener: listener, sessions: map[string]*hosted{}}
+	c := &controlServer{g: g, listener: listener}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", c.status)
 	mux.HandleFunc("GET /v1/sessions", c.list)
 	mux.HandleFunc("POST /v1/sessions/{id}/revoke", c.revoke)
 	mux.HandleFunc("POST /v1/sessions/{id}/narrow", c.narrow)
+	mux.HandleFunc("POST /v1/conversation", c.upgrade("standin-conversation", func(conn net.Conn) { c.opener.serve(conn) }))
+	mux.HandleFunc("POST /v1/door", c.upgrade("standin-door", func(conn net.Conn) { c.doors.push(conn) }))
 	c.server = &http.Server{Handler: mux, ReadTimeout: 5 * time.Second, WriteTimeout: 5 * time.Second, IdleTimeout: 5 * time.Second, MaxHeaderBytes: 8 << 10}
 	c.serving.Go(func() { c.server.Serve(listener) })
 	return c, nil
 }
 
+// serve lets those who prove a key open sessions here.
+func (c *controlServer) serve() error {
+	o, err := newOpener(c.g, c)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.opener, c.doors = o, newDoors()
+	return nil
+}
+
+// add shows a session. It is called before the launcher is told of it.
 func (c *controlServer) add(h *hosted) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.sessions[h.session.ID] = h
+	c.sessions = append(c.sessions, h)
+}
+
+// ended lets go of the sessions that ended longest ago. Their credentials are
+// refused as those of an ended session for as long as they are shown.
+func (c *controlServer) forget() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	over := -maxEnded
+	for _, h := range c.sessions {
+		if h.over() {
+			over++
+		}
+	}
+	c.sessions = slices.DeleteFunc(c.sessions, func(h *hosted) bool {
+		if over <= 0 || !h.over() {
+			return false
+		}
+		over--
+		h.g.gate.Remove(h.session.ID)
+		h.g.scrubbed.remove(h.session)
+		return true
+	})
+}
+
+// all are the sessions, oldest first.
+func (c *controlServer) all() []*hosted {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.sessions)
+}
+
+// among is the first live session of which is true, or nil.
+func (c *controlServer) among(is func(*hosted) bool) *hosted {
+	for _, h := range c.all() {
+		if !h.over() && is(h) {
+			return h
+		}
+	}
+	return nil
+}
+
+// upgrade takes the connection of a request over for another protocol. A gateway
+// of one command has none.
+func (c *controlServer) upgrade(protocol string, take func(net.Conn)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		c.mu.Lock()
+		serves := c.opener != nil
+		c.mu.Unlock()
+		if !serves || r.Header.Get("Upgrade") != protocol {
+			http.Error(w, `{"error":"refused"}`, http.StatusForbidden)
+			return
+		}
+		conn, buffered, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			http.Error(w, `{"error":"refused"}`, http.StatusInternalServerError)
+			return
+		}
+		if buffered.Reader.Buffered() > 0 { // nobody speaks before the answer
+			conn.Close()
+			return
+		}
+		conn.SetDeadline(time.Now().Add(5 * time.Second))
+		if _, err := fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", protocol); err != nil {
+			conn.Close()
+			return
+		}
+		conn.SetDeadline(time.Time{})
+		take(conn)
+	}
 }
 
 func (c *controlServer) close() error {
@@ -99,9 +191,12 @@ func (c *controlServer) close() error {
 }
 
 func (c *controlServer) status(w http.ResponseWriter, _ *http.Request) {
-	c.mu.Lock()
-	n := len(c.sessions)
-	c.mu.Unlock()
+	n := 0
+	for _, h := range c.all() {
+		if !h.over() {
+			n++
+		}
+	}
 	answerJSON(w, gatewayStatus{PID: os.Getpid(), Version: version, Goroutines: runtime.NumGoroutine(),
 		Descriptors: openDescriptors(), Tunnels: c.g.proxy.Tunnels(), Sessions: n, Anchor: c.g.record.Anchor()})
 }
@@ -116,24 +211,21 @@ func openDescriptors() int {
 }
 
 func (c *controlServer) list(w http.ResponseWriter, _ *http.Request) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	views := []sessionView{}
-	for _, h := range c.sessions {
-		views = append(views, sessionView{Status: h.session.Status(), sessionNotes: h.decided(), Tunnels: h.client.Tunnels(),
-			RulesHash: h.session.Policy.Hash, Extends: h.session.Profile.Extends})
+	for _, h := range c.all() {
+		views = append(views, h.view())
 	}
 	answerJSON(w, views)
 }
 
 func (c *controlServer) find(w http.ResponseWriter, r *http.Request) *hosted {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	h := c.sessions[r.PathValue("id")]
-	if h == nil {
-		http.Error(w, `{"error":"unknown session"}`, http.StatusNotFound)
+	for _, h := range c.all() {
+		if h.session.ID == r.PathValue("id") {
+			return h
+		}
 	}
-	return h
+	http.Error(w, `{"error":"unknown session"}`, http.StatusNotFound)
+	return nil
 }
 
 func (c *controlServer) revoke(w http.ResponseWriter, r *http.Request) {
@@ -157,6 +249,11 @@ func (c *controlServer) narrow(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	l.session.Narrow(keep.Secrets)
+	for _, h := range c.all() {
+		if h.outer == l {
+			h.session.Narrow(keep.Secrets)
+		}
+	}
 	rec := l.record("revoke")
 	rec.Reason, rec.Secrets = "narrowed; kept are", keep.Secrets
 	if err := c.g.record.Note(rec); err != nil {

@@ -6,13 +6,12 @@ import (
 	"os"
 	"strings"
 
-	"standin/rules"
 	"standin/vault"
 )
 
 // readEnvFile reads a dotenv file whose values may be references to secrets.
 // Every reference that leads nowhere is named at once, before anything starts.
-func readEnvFile(path string, policy *rules.Policy) (map[string]string, error) {
+func readEnvFile(path string, known func(secret string) bool) (map[string]string, error) {
 	if path == "" {
 		return nil, nil
 	}
@@ -28,7 +27,7 @@ func readEnvFile(path string, policy *rules.Policy) (map[string]string, error) {
 	var misses []error
 	for _, pair := range pairs {
 		value := string(pair.Value.Reveal())
-		if name, ok := secretReference(value); ok && policy.Secrets[name] == nil {
+		if name, ok := secretReference(value); ok && !known(name) {
 			misses = append(misses, fmt.Errorf("read --env-file %q: line %d: %s names unknown secret %q", path, pair.Line, pair.Name, name))
 		}
 		found[pair.Name] = value

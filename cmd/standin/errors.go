@@ -8,6 +8,7 @@ import (
 
 	"standin/audit"
 	"standin/audit/segment"
+	"standin/control"
 	"standin/launch"
 	"standin/rules"
 	"standin/vault"
@@ -156,11 +157,22 @@ func logHint(err error) string {
 // runHint is for what keeps a command from starting.
 func runHint(err error) string {
 	var (
-		start   *launch.StartError
-		session *unknownSessionError
-		nested  *nestedError
+		start    *launch.StartError
+		session  *unknownSessionError
+		nested   *nestedError
+		taken    *control.TakenError
+		absent   *absentError
+		unproven *unprovenError
 	)
 	switch {
+	case errors.As(err, &taken) && taken.Live:
+		return "use it: standin run --gateway " + shellWord(taken.Path) + " -- CMD; or end it first"
+	case errors.As(err, &taken):
+		return "look at it, and move it away: ls -l " + shellWord(taken.Path)
+	case errors.As(err, &absent):
+		return "start one: standin serve; it prints its socket"
+	case errors.As(err, &unproven):
+		return "name the socket that \"standin serve\" of this home printed, or get a new token: standin session token"
 	case errors.As(err, &start) && start.Code == 127:
 		return "check the name and $PATH; what follows \"--\" is run as it stands, without a shell"
 	case errors.As(err, &start):

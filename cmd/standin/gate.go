@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
 	"sync"
 	"time"
 
@@ -33,14 +32,20 @@ type gate struct {
 	named  int
 }
 
-// newGate makes the gate of a session. It admits nobody by process before root.
-func newGate(g *gateway, l *live) (*gate, error) {
+// newGate makes the gate of a session, in a room if there is one. It admits
+// nobody by process before root.
+func newGate(g *gateway, l *live, m *room) (*gate, error) {
 	t := &gate{client: l.client, log: g.log, rooted: make(chan struct{})}
 	if l.client.Isolation == isolationSession {
 		t.credentials = g.gate
 	}
 	var err error
-	if t.sockets, err = peer.OpenSockets(); err != nil && t.credentials == nil {
+	if m != nil {
+		t.sockets, err = peer.SocketsOf(m.Sockets)
+	} else {
+		t.sockets, err = peer.OpenSockets()
+	}
+	if err != nil && t.credentials == nil {
 		return nil, err
 	}
 	if err != nil {
@@ -89,7 +94,11 @@ func (t *gate) close() error {
 // process once for a connection.
 func (t *gate) Admit(conn net.Conn, credentials []string) (*proxy.Client, audit.Process, error) {
 	if t.credentials != nil {
-		if _, _, err := t.credentials.Admit(conn, credentials); err != nil {
+		shown, _, err := t.credentials.Admit(conn, credentials)
+		if err == nil && shown != t.client { // those of another session are worth nothing here
+			err = proxy.ErrCredentials
+		}
+		if err != nil {
 			return nil, audit.Process{}, err
 		}
 	}
@@ -106,14 +115,9 @@ func (t *gate) Admit(conn net.Conn, credentials []string) (*proxy.Client, audit.
 const rootPatience = 10 * time.Second
 
 func (t *gate) judge(conn net.Conn) (audit.Process, error) {
-	if t.credentials != nil {
-		if t.sockets == nil {
-			return audit.Process{}, nil
-		}
-		// Another user may only be a process that the command started as such.
-		if socket, err := t.sockets.Other(conn); err == nil && socket.UID == os.Getuid() {
-			return audit.Process{}, nil
-		}
+	// Another user may only be a process that the command started as such.
+	if t.credentials != nil && t.ours(conn) {
+		return audit.Process{}, nil
 	}
 	select {
 	case <-t.rooted:

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -28,21 +29,24 @@ import (
 
 // gateway is the wire and what it needs, for one policy.
 type gateway struct {
-	home         home
-	policy       *rules.Policy
-	store        *vault.Store
-	placeholders map[string]string
-	resolver     *vault.Resolver
-	record       *audit.Log
-	proxy        *proxy.Proxy
-	gate         *proxy.Credentials
-	log          *slog.Logger
-	logFile      io.Closer
-	scrubbed     *scrubbedWriter
+	home     home
+	store    *vault.Store
+	environ  []string
+	current  atomic.Pointer[edition]
+	shared   net.Addr // of the front door for all who show credentials, or nil
+	record   *audit.Log
+	proxy    *proxy.Proxy
+	gate     *proxy.Credentials
+	log      *slog.Logger
+	logFile  io.Closer
+	scrubbed *scrubbedWriter
 
 	life    context.Context // ends when the gateway does
 	endLife context.CancelFunc
 	marking sync.WaitGroup
+
+	mu       sync.Mutex
+	editions []*edition // all there were; an old one is kept while a session may use it
 }
 
 // gatewayConfig is what a gateway is made from.
@@ -53,6 +57,8 @@ type gatewayConfig struct {
 	environ  []string // the user's
 	logFile  string   // "": that of the home
 	upstream upstreamConfig
+	// The most tunnels of all sessions, and of each; 0: the usual.
+	tunnels, sessionTunnels int
 }
 
 // upstreamConfig is what vouches for upstreams, and the proxy towards them.
@@ -63,24 +69,24 @@ type upstreamConfig struct {
 
 // newGateway opens the log and the record. Without a record there is no gateway.
 func newGateway(ctx context.Context, cfg gatewayConfig) (*gateway, error) {
-	placeholders, err := placeholdersFor(ctx, cfg.home, cfg.policy)
-	if err != nil {
-		return nil, err
-	}
 	file, err := openLog(cfg.home, cfg.logFile)
 	if err != nil {
 		return nil, err
 	}
-	g := &gateway{home: cfg.home, policy: cfg.policy, store: cfg.store, placeholders: placeholders,
+	g := &gateway{home: cfg.home, store: cfg.store, environ: cfg.environ,
 		gate: proxy.NewCredentials(), logFile: file, scrubbed: &scrubbedWriter{to: file}}
 	g.log = newLogger(g.scrubbed)
+	first, err := g.newEdition(ctx, cfg.policy)
+	if err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	g.adopt(first)
 	g.record, err = audit.Open(cfg.home.Audit(), auditKeys(cfg.store), auditConfig(cfg.store))
 	if err != nil {
 		file.Close()
 		return nil, err
 	}
-	g.resolver = vault.NewResolver(vault.ResolverConfig{Store: cfg.store, Environ: cfg.environ, Exec: execSources(cfg.policy)})
-	g.proxy, err = proxy.New(proxy.Config{Recorder: g.record, Log: g.log, Roots: cfg.upstream.roots, Via: cfg.upstream.via})
+	g.proxy, err = proxy.New(proxy.Config{Recorder: g.record, Log: g.log, Roots: cfg.upstream.roots, Via: cfg.upstream.via, MaxTunnels: cfg.tunnels, MaxClientTunnels: cfg.sessionTunnels})
 	if err != nil {
 		return nil, errors.Join(err, g.record.Close(), file.Close())
 	}
@@ -120,12 +126,28 @@ func execSources(policy *rules.Policy) map[string]vault.ExecSource {
 	return found
 }
 
-// drain is how long requests under way may take after the command has ended.
-const drain = 2 * time.Second
+// lastRequests is how long requests under way may take after the command has ended.
+const lastRequests = 2 * time.Second
+
+// drain gives the requests and tunnels under way their time, and serves no new ones.
+func (g *gateway) drain(grace time.Duration) {
+	ctx, cancel := context.WithTimeout(context.Background(), grace)
+	defer cancel()
+	err := g.proxy.Close(ctx)
+	for err == nil && g.proxy.Tunnels() > 0 && ctx.Err() == nil {
+		pause()
+	}
+	if err != nil || g.proxy.Tunnels() > 0 {
+		g.log.Warn("not everything ended within its time; what is left is cut", slog.Int("tunnels", g.proxy.Tunnels()))
+	}
+}
+
+// pause waits for a moment before something is looked at, or tried, again.
+func pause() { time.Sleep(20 * time.Millisecond) }
 
 // close ends the wire, seals the record, and closes the log.
 func (g *gateway) close() error {
-	ctx, cancel := context.WithTimeout(context.Background(), drain)
+	ctx, cancel := context.WithTimeout(context.Background(), lastRequests)
 	defer cancel()
 	err := g.proxy.Close(ctx)
 	if errors.Is(err, context.DeadlineExceeded) {
@@ -133,7 +155,7 @@ func (g *gateway) close() error {
 	}
 	g.endLife()
 	g.marking.Wait()
-	g.resolver.Close()
+	g.closeEditions()
 	return errors.Join(err, g.record.Close(), g.logFile.Close())
 }
 
@@ -151,23 +173,28 @@ type live struct {
 
 // sessionConfig is what a session is opened with.
 type sessionConfig struct {
+	edition   *edition
 	profile   *rules.Profile
 	isolation string
-	command   string // base name of the executable
+	command   string  // base name of the executable
+	room      *room   // in which the command lives, or nil
+	relayed   bool    // the command is in another network: its launcher relays
+	outer     *hosted // the session that this one is a part of, or nil
 }
 
 // open starts a session: its secrets are read, its authority is made, its
 // opening is on record.
 func (g *gateway) open(ctx context.Context, cfg sessionConfig) (*live, error) {
+	e := cfg.edition
 	s, err := grant.Open(ctx, grant.Config{
-		ID: sessionID(), Policy: g.policy, Profile: cfg.profile, Placeholders: g.placeholders,
-		Source: g.resolver, Fingerprint: g.record.Fingerprint,
+		ID: sessionID(), Policy: e.policy, Profile: cfg.profile, Placeholders: e.placeholders,
+		Source: e.resolver, Fingerprint: g.record.Fingerprint,
 	})
 	if err != nil {
 		return nil, err
 	}
 	g.scrubbed.add(s)
-	authority, err := ca.New(ca.Config{Hosts: g.policy.InterceptedHosts(), NotAfter: s.Expires.Add(time.Hour), Name: s.ID})
+	authority, err := ca.New(ca.Config{Hosts: e.policy.InterceptedHosts(), NotAfter: s.Expires.Add(time.Hour), Name: s.ID})
 	if err != nil {
 		return nil, err
 	}
@@ -175,10 +202,10 @@ func (g *gateway) open(ctx context.Context, cfg sessionConfig) (*live, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &live{g: g, placeholders: g.placeholders, session: s, client: client, authority: authority, token: strings.ToLower(rand.Text() + rand.Text()),
+	l := &live{g: g, placeholders: e.placeholders, session: s, client: client, authority: authority, token: strings.ToLower(rand.Text() + rand.Text()),
 		watched: make(chan struct{})}
 	rec := l.record("open")
-	rec.Command, rec.RulesHash = cfg.command, g.policy.Hash
+	rec.Command, rec.RulesHash = cfg.command, e.policy.Hash
 	if err := g.record.Append(ctx, rec); err != nil {
 		return nil, err
 	}
@@ -189,7 +216,9 @@ func (g *gateway) open(ctx context.Context, cfg sessionConfig) (*live, error) {
 			return nil, err
 		}
 	}
-	g.gate.Add(client, l.token)
+	if cfg.isolation == isolationSession {
+		g.gate.Add(client, l.token)
+	}
 	go l.watch()
 	return l, nil
 }
@@ -280,4 +309,20 @@ func (p *program) first(names ...string) string {
 		}
 	}
 	return ""
+}
+
+// logged tells the operator of an error that nobody else is told of.
+func (g *gateway) logged(err error) {
+	if err != nil {
+		g.log.Warn("ended with an error", slog.Any("cause", err))
+	}
+}
+
+// contain keeps a panic in the goroutine of one caller or session. Its text, which
+// may hold anything, is in no log.
+func (g *gateway) contain(where string) {
+	if v := recover(); v != nil {
+		b := make([]byte, 16<<10)
+		g.log.Error("panic", slog.String("where", where), slog.String("stack", string(b[:runtime.Stack(b, false)])))
+	}
 }

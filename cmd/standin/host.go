@@ -19,37 +19,70 @@ import (
 type hosted struct {
 	*live
 	gate     *gate
-	listener net.Listener
+	room     *room
+	listener net.Listener // of its own; nil where it shares one, or its launcher relays
+	address  net.Addr     // of the front door; nil where its launcher relays
 	served   chan error
 	began    time.Time
+	outer    *hosted // the session that this one is a part of, or nil
+	ending   sync.Once
+	gone     chan struct{} // closed when it has ended
+	ended    error
 
-	mu    sync.Mutex
-	notes sessionNotes
+	mu       sync.Mutex
+	notes    sessionNotes
+	launcher processID // zero where it is this process, or a shell's
 }
 
-// host opens a session and serves it on a listener of its own.
+// host opens a session and serves it: on a listener of its own, or on the shared
+// one if it shows credentials.
 func (g *gateway) host(ctx context.Context, cfg sessionConfig) (*hosted, error) {
 	l, err := g.open(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}
-	began := time.Now()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("listen on loopback: %w", err), l.end("no listener", began))
-	}
-	gate, err := newGate(g, l)
-	if err != nil {
-		return nil, errors.Join(err, listener.Close(), l.end("no gate", began))
-	}
-	h := &hosted{live: l, gate: gate, listener: listener, served: make(chan error, 1), began: began,
+	h := &hosted{live: l, room: cfg.room, served: make(chan error, 1), gone: make(chan struct{}), began: time.Now(), outer: cfg.outer,
 		notes: sessionNotes{Command: cfg.command, Isolation: cfg.isolation}}
-	go func() { h.served <- g.proxy.Serve(judgedListener{listener}, gate) }()
+	if h.gate, err = newGate(g, l, cfg.room); err != nil {
+		return nil, errors.Join(err, l.end("no gate", h.began))
+	}
+	switch {
+	case cfg.relayed:
+		h.served <- nil
+	case g.shared != nil && cfg.isolation == isolationSession:
+		h.address = g.shared
+		h.served <- nil
+	default:
+		if h.listener, err = cfg.listen(); err != nil {
+			return nil, errors.Join(fmt.Errorf("listen on loopback: %w", err), h.gate.close(), l.end("no listener", h.began))
+		}
+		h.address = h.listener.Addr()
+		go func() { h.served <- g.proxy.Serve(judgedListener{h.listener}, h.gate) }()
+		if h.room != nil {
+			h.room.serve(g, h.gate)
+		}
+	}
 	return h, nil
 }
 
+// listen opens the session's front door, in the command's room if it has one.
+func (cfg sessionConfig) listen() (net.Listener, error) {
+	if cfg.room != nil {
+		return cfg.room.Proxy, nil
+	}
+	return net.Listen("tcp", "127.0.0.1:0")
+}
+
+// relayAddress stands in the proxy's URL until the launcher puts its own there.
+var relayAddress = &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1}
+
 // proxyURL is what the command's environment names as its proxy.
-func (h *hosted) proxyURL() string { return h.live.proxyURL(h.listener.Addr()) }
+func (h *hosted) proxyURL() string {
+	if h.address == nil {
+		return h.live.proxyURL(relayAddress)
+	}
+	return h.live.proxyURL(h.address)
+}
 
 // root tells which process is the command: who descends from it is of the
 // session, and it stands in the record.
@@ -63,12 +96,38 @@ func (h *hosted) root(cfg peer.Config) {
 	h.notes.PID = cfg.PID
 }
 
+// launchedBy notes who has started the command: what that one leaves behind is
+// below the launcher.
+func (h *hosted) launchedBy(p processID) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.launcher = p
+}
+
+// roots are the processes below which everything is of this session.
+func (h *hosted) roots() []processID {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	roots := []processID{h.launcher}
+	if p := h.process.Load(); p != nil {
+		roots = append(roots, processID{p.PID, p.Start})
+	}
+	return roots
+}
+
 // removed notes which variables the command did not get.
 func (h *hosted) removed(names []string) {
 	h.g.log.Info("variables removed", slog.String("session", h.session.ID), slog.Any("names", names))
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.notes.Removed = names
+}
+
+// furnished notes what the command's room is.
+func (h *hosted) furnished(notes roomNotes) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.notes.roomNotes = notes
 }
 
 // decided is what was decided at the start.
@@ -78,11 +137,51 @@ func (h *hosted) decided() sessionNotes {
 	return h.notes
 }
 
-// end closes the front door and ends the session. The grants are revoked, and
-// that is on record, before it returns.
+// end closes the front door and ends the session, once. The grants are revoked,
+// and that is on record, before it returns.
 func (h *hosted) end(reason string) error {
-	closed := h.listener.Close()
-	return errors.Join(h.live.end(reason, h.began), <-h.served, h.gate.close(), closed)
+	h.ending.Do(func() {
+		var closed error
+		if h.listener != nil {
+			closed = h.listener.Close()
+		}
+		closed = errors.Join(closed, h.room.close())
+		h.ended = errors.Join(h.live.end(reason, h.began), <-h.served, h.gate.close(), closed)
+		close(h.gone)
+	})
+	return h.ended
+}
+
+// follow ends a session that is a part of another with that one.
+func (h *hosted) follow() {
+	if h.outer == nil {
+		return
+	}
+	h.g.log.Info("inside another session", slog.String("session", h.outer.session.ID))
+	go func() {
+		defer h.g.contain("follow")
+		select {
+		case <-h.outer.session.Ended():
+			h.session.Revoke("the outer session has ended")
+		case <-h.gone:
+		}
+	}()
+}
+
+// over says whether the session has ended for good: its command is gone, too.
+func (h *hosted) over() bool {
+	select {
+	case <-h.gone:
+		return true
+	default:
+		return false
+	}
+}
+
+// view is the session as the control socket shows it.
+func (h *hosted) view() sessionView {
+	return sessionView{Status: h.session.Status(), sessionNotes: h.decided(), Tunnels: h.client.Tunnels(),
+		RulesHash: h.session.Policy.Hash, Extends: h.session.Profile.Extends}
 }
 
 // prune removes the files of sessions that ended long ago.

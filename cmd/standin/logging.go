@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"standin/grant"
@@ -53,6 +54,12 @@ func (w *scrubbedWriter) add(s *grant.Session) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.sessions = append(w.sessions, s)
+}
+
+func (w *scrubbedWriter) remove(s *grant.Session) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.sessions = slices.DeleteFunc(w.sessions, func(have *grant.Session) bool { return have == s })
 }
 
 // Write takes one whole line, as slog's handlers give it.

@@ -9,9 +9,14 @@ package main
 
 import (
 	"os"
+
+	"standin/launch/netns"
 )
 
 func main() {
+	if len(os.Args) == 2 && os.Args[1] == netns.InitArgument {
+		os.Exit(netns.Init()) // the first process of a room
+	}
 	p := &program{in: os.Stdin, out: os.Stdout, err: os.Stderr, args: os.Args[1:], env: os.Environ()}
 	os.Exit(p.main())
 }

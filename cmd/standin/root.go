@@ -72,6 +72,7 @@ var commands = []func(*program) *cobra.Command{
 	newDemoCommand,
 	newInitCommand,
 	newRunCommand,
+	newServeCommand,
 	newSessionCommand,
 	newVaultCommand,
 	newRulesCommand,

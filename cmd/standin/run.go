@@ -30,9 +30,9 @@ const filesAge = 7 * 24 * time.Hour
 
 // runFlags are the flags of run.
 type runFlags struct {
-	rules, profile, isolation, envFile, receipt, log, upstreamProxy, upstreamCA string
-	secrets                                                                     []string
-	ttl                                                                         time.Duration
+	rules, profile, isolation, envFile, receipt, log, upstreamProxy, upstreamCA, gateway, tokenFile string
+	secrets, open                                                                                   []string
+	ttl                                                                                             time.Duration
 }
 
 func newRunCommand(p *program) *cobra.Command {
@@ -54,14 +54,27 @@ func newRunCommand(p *program) *cobra.Command {
 	flags.StringVar(&f.profile, "profile", "", "the profile `NAME` of the rules file")
 	flags.StringArrayVar(&f.secrets, "secret", nil, "grant only the secret `NAME` of the profile (repeatable)")
 	flags.DurationVar(&f.ttl, "ttl", 0, "end the grants after this `TIME`, at most the profile's")
-	flags.StringVar(&f.isolation, "isolation", "", "how surely a connection is tied to the command: `LEVEL` session or tree (else the best there is)")
+	flags.StringVar(&f.isolation, "isolation", "", "how surely a connection is tied to the command: `LEVEL` session, tree or netns (else the best of the first two)")
+	flags.StringArrayVar(&f.open, "open", nil, "under netns, let the command reach `HOST:PORT` unopened, or the socket unix:PATH (repeatable)")
 	flags.StringVar(&f.envFile, "env-file", "", "set the variables of a dotenv `FILE`; NAME=secret:X becomes X's placeholder")
 	flags.StringVar(&f.receipt, "receipt", "", "write what was granted and used to `FILE` when the command has ended")
 	flags.StringVar(&f.log, "log", "", "write the log to `FILE` instead of standin.log of the home")
 	flags.StringVar(&f.upstreamProxy, "upstream-proxy", "", "reach upstreams through the proxy at `URL`, or \"env\"")
 	flags.StringVar(&f.upstreamCA, "upstream-ca", "", "trust the authorities in `FILE` for upstreams, or \"env\"")
+	gatewayFlags(cmd, &f.gateway, &f.tokenFile)
 	passphraseFlag(cmd)
 	return cmd
+}
+
+// gatewayFlags give a command that has sessions of a serving gateway its flags.
+func gatewayFlags(cmd *cobra.Command, gateway, token *string) {
+	cmd.Flags().StringVar(gateway, "gateway", "", "have the session of the gateway that serves at `SOCKET` (see \"standin serve\")")
+	cmd.Flags().StringVar(token, "token-file", "", "prove with the one-time token in `FILE` (also $"+launch.TokenVariable+") instead of by the vault")
+}
+
+// asked is what the flags ask for.
+func (f *runFlags) asked() asked {
+	return asked{Profile: f.profile, Secrets: f.secrets, TTL: f.ttl, Isolation: f.isolation}
 }
 
 // own marks an error as Standin's own failure, unless it says otherwise.
@@ -85,11 +98,12 @@ func (p *program) run(cmd *cobra.Command, f *runFlags, argv []string) error {
 	// doubling of a few MiB would cost a fifth of the time of a request.
 	debug.SetGCPercent(gcPercent)
 	r := &running{p: p, cmd: cmd, f: f, argv: argv, began: time.Now()}
-	if err := r.prepare(); err != nil {
-		return own(err)
+	err := r.prepare()
+	code := 0
+	if err == nil {
+		code, err = r.serve()
 	}
-	code, err := r.serve()
-	if err != nil {
+	if err = errors.Join(err, r.room.close()); err != nil {
 		return own(err)
 	}
 	if code != 0 {
@@ -112,7 +126,9 @@ type running struct {
 	profile *rules.Profile
 	extra   map[string]string // variables of the --env-file
 	lacking error             // why the level is not a better one
+	room    *room             // of the command, under "netns"
 	outside *liveSession      // the session that this one is a part of, or nil
+	by      proofs            // at a serving gateway
 }
 
 // prepare reads and checks everything that can be wrong before anything starts.
@@ -126,10 +142,16 @@ func (r *running) prepare() error {
 			return fmt.Errorf("write receipt %q: there is no such folder", r.f.receipt)
 		}
 	}
+	if r.f.gateway != "" {
+		return r.prepareServed()
+	}
+	if r.f.tokenFile != "" {
+		return usageError("--token-file: it needs --gateway SOCKET")
+	}
 	if r.policy, err = r.p.loadRules(r.home, r.f.rules); err != nil {
 		return err
 	}
-	if r.profile, err = narrowed(r.policy, asked{Profile: r.f.profile, Secrets: r.f.secrets, TTL: r.f.ttl}); err != nil {
+	if r.profile, err = narrowed(r.policy, r.f.asked()); err != nil {
 		return err
 	}
 	if err := r.isolation(); err != nil {
@@ -138,7 +160,7 @@ func (r *running) prepare() error {
 	if err := r.nested(); err != nil {
 		return err
 	}
-	if r.extra, err = readEnvFile(r.f.envFile, r.policy); err != nil {
+	if r.extra, err = readEnvFile(r.f.envFile, func(name string) bool { return r.policy.Secrets[name] != nil }); err != nil {
 		return err
 	}
 	if err := r.home.prepare(); err != nil {
@@ -148,6 +170,39 @@ func (r *running) prepare() error {
 		return err
 	}
 	return trusted(r.store, r.policy)
+}
+
+// prepareServed is prepare for a session of a serving gateway, which has rules,
+// log and upstreams of its own.
+func (r *running) prepareServed() (err error) {
+	for name, value := range map[string]string{"--log": r.f.log, "--upstream-ca": r.f.upstreamCA, "--upstream-proxy": r.f.upstreamProxy} {
+		if value != "" {
+			return usageError("%s: with --gateway it is the gateway's own", name)
+		}
+	}
+	if len(r.f.open) > 0 || r.f.isolation == isolationNetns {
+		return &hinted{errors.New("isolate the command: level \"netns\" is not to be had at a serving gateway"), "standin run --isolation netns -- …, without --gateway"}
+	}
+	if r.f.gateway, err = filepath.Abs(r.f.gateway); err != nil {
+		return fmt.Errorf("find gateway %q: %w", r.f.gateway, err)
+	}
+	if r.f.rules != "" { // they must be those that the gateway serves
+		if r.policy, err = r.p.loadRules(r.home, r.f.rules); err != nil {
+			return err
+		}
+	}
+	outer, err := r.outer()
+	if err != nil {
+		return err
+	}
+	if outer != nil && outer.gateway.path != r.f.gateway {
+		return newNestedError(outer.ID, "it is one of another gateway")
+	}
+	if err := r.home.prepare(); err != nil {
+		return err
+	}
+	r.by, err = r.p.proofs(r.cmd, r.home, r.f.tokenFile)
+	return err
 }
 
 // loadRules finds and reads the rules file.
@@ -179,7 +234,11 @@ type session interface {
 // serve runs the command in a session, and writes the receipt when that has
 // ended.
 func (r *running) serve() (int, error) {
-	s, err := r.open()
+	open := r.open
+	if r.f.gateway != "" {
+		open = r.openServed
+	}
+	s, err := open()
 	if err != nil {
 		return 0, err
 	}
@@ -206,7 +265,14 @@ func (r *running) command(s session) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	child, err := launch.Start(launch.Spec{Argv: r.argv, Env: env, TimerSlack: r.p.slack, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr})
+	spec := launch.Spec{Argv: r.argv, Env: env, TimerSlack: r.p.slack, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}
+	if own, ok := s.(*ownSession); ok && r.room != nil {
+		if err := r.furnish(own.hosted, files); err != nil {
+			return 0, err
+		}
+		spec.Host = r.room
+	}
+	child, err := launch.Start(spec)
 	if err != nil {
 		return 0, startError(err)
 	}
@@ -237,11 +303,11 @@ func (r *running) open() (session, error) {
 	if err != nil {
 		return nil, err
 	}
-	h, err := g.host(ctx, sessionConfig{profile: r.profile, isolation: r.profile.Isolation, command: filepath.Base(r.argv[0])})
+	h, err := g.host(ctx, sessionConfig{edition: g.edition(), profile: r.profile, isolation: r.profile.Isolation, command: filepath.Base(r.argv[0]), room: r.room})
 	if err != nil {
 		return nil, errors.Join(err, g.close())
 	}
-	r.logIsolation(g, h.live)
+	g.logIsolation(h.live, r.lacking)
 	g.prune()
 	s := &ownSession{r: r, hosted: h}
 	if s.control, err = newControlServer(g, h.session.ID); err != nil {
@@ -267,11 +333,18 @@ func (s *ownSession) outfit(environ []string) (*outfit, error) {
 }
 
 func (s *ownSession) socket() string {
+	if s.r.room != nil {
+		return "" // out of the command's reach
+	}
 	return filepath.Join(socketDir(s.r.home), s.hosted.session.ID+".sock")
 }
 
 func (s *ownSession) started(child *launch.Command, removed []string) error {
-	s.root(peer.Config{PID: child.PID(), Start: child.StartTime(), Mark: launch.Mark(s.hosted.session.ID), Alone: s.r.profile.Extends == "command"})
+	tree := peer.Config{PID: child.PID(), Start: child.StartTime(), Mark: launch.Mark(s.hosted.session.ID), Alone: s.r.profile.Extends == "command"}
+	if s.r.room != nil {
+		tree.Launcher.PID, tree.Launcher.Start = s.r.room.Init()
+	}
+	s.root(tree)
 	s.removed(removed)
 	return nil
 }

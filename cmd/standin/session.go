@@ -17,7 +17,7 @@ func (e *unknownSessionError) Error() string {
 }
 
 func newSessionCommand(p *program) *cobra.Command {
-	list := &cobra.Command{Use: "list", Short: "List the live sessions of this home", Args: noArguments,
+	list := &cobra.Command{Use: "list", Short: "List the sessions of this home's gateways: live, revoked, expired, ended", Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error { return p.sessionList(cmd) }}
 	show := &cobra.Command{Use: "show ID", Short: "Show one session: grants, uses, alarms, removed variables", Args: exactly("ID"),
 		RunE: func(cmd *cobra.Command, args []string) error { return p.sessionShow(cmd, args[0]) }}
@@ -26,13 +26,21 @@ func newSessionCommand(p *program) *cobra.Command {
 	for _, c := range []*cobra.Command{list, show} {
 		c.Flags().Bool("json", false, "print JSON")
 	}
-	return group("session", "List, show and revoke live sessions", list, show, revoke)
+	return group("session", "List, show and revoke sessions; make a token that opens one", list, show, revoke, newTokenCommand(p))
 }
 
 // liveSession is a session and the gateway that has it.
 type liveSession struct {
 	sessionView
 	gateway *controlClient
+}
+
+// state says whether the session lives, or why it does not.
+func (s sessionView) state() string {
+	if s.Ended == "" {
+		return "live"
+	}
+	return harmless(s.Ended)
 }
 
 // liveSessions asks every gateway of the home. A socket that nobody answers is
@@ -81,13 +89,13 @@ func (p *program) sessionList(cmd *cobra.Command) error {
 		return printJSON(p.out, all)
 	}
 	table := tabwriter.NewWriter(p.out, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(table, "SESSION\tPROFILE\tISOLATION\tCOMMAND\tPID\tSECRETS\tENDS")
+	fmt.Fprintln(table, "SESSION\tPROFILE\tISOLATION\tCOMMAND\tPID\tSECRETS\tENDS\tSTATE")
 	for _, s := range all {
 		var names []string
 		for _, g := range s.Grants {
 			names = append(names, g.Secret)
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n", s.ID, s.Profile, s.Isolation, harmless(s.Command), s.PID, strings.Join(names, ","), s.Expires.Format(time.DateTime))
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\n", s.ID, s.Profile, s.Isolation, harmless(s.Command), s.PID, strings.Join(names, ","), s.Expires.Format(time.DateTime), s.state())
 	}
 	return table.Flush()
 }
@@ -100,14 +108,20 @@ func (p *program) sessionShow(cmd *cobra.Command, id string) error {
 	if asJSON, _ := cmd.Flags().GetBool("json"); asJSON {
 		return printJSON(p.out, s)
 	}
-	fmt.Fprintf(p.out, "session    %s\nprofile    %s\nisolation  %s\ncommand    %s (pid %d)\nopened     %s\nends       %s\ntunnels    %d\nalarms     %d\n",
-		s.ID, s.Profile, s.Isolation, harmless(s.Command), s.PID, s.Opened.Format(time.DateTime), s.Expires.Format(time.DateTime), s.Tunnels, s.Alarms)
+	fmt.Fprintf(p.out, "session    %s\nprofile    %s\nisolation  %s\ncommand    %s (pid %d)\nopened     %s\nends       %s\nstate      %s\ntunnels    %d\nalarms     %d\n",
+		s.ID, s.Profile, s.Isolation, harmless(s.Command), s.PID, s.Opened.Format(time.DateTime), s.Expires.Format(time.DateTime), s.state(), s.Tunnels, s.Alarms)
 	for _, g := range s.Grants {
 		left := "no limit"
 		if g.Left >= 0 {
 			left = fmt.Sprint(g.Left)
 		}
 		fmt.Fprintf(p.out, "grant      %s: used %d, left %s, misplaced %d\n", g.Secret, g.Used, left, g.Misplaced)
+	}
+	if len(s.SelfTest) > 0 {
+		fmt.Fprintf(p.out, "self-test  passed: %s\nhidden     %d sockets\n", strings.Join(s.SelfTest, ", "), len(s.Hidden))
+	}
+	for _, open := range s.Open {
+		fmt.Fprintf(p.out, "open       %s\n", harmless(open))
 	}
 	if len(s.Removed) > 0 {
 		fmt.Fprintf(p.out, "removed    %s\n", harmless(strings.Join(s.Removed, " ")))

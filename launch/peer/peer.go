@@ -7,7 +7,8 @@
 // from other children of the launcher (the helpers that read a secret, and what
 // they leave behind) it is told by the command's mark in the environment with
 // which it was started, or by having been placed before. A process that cleared
-// its environment, became an orphan and only then connects is refused.
+// its environment, became an orphan and only then connects is refused. In a pid
+// namespace of the command's own, the first process of that is the launcher.
 //
 // A connection is judged by who holds its socket when it is judged: one holder
 // in the tree is enough. Others are not looked for, because that would mean to
@@ -35,6 +36,10 @@ import (
 
 // ErrUnsupported says that this system cannot tell who holds a connection.
 var ErrUnsupported = errors.New("find the owners of connections: it needs Linux")
+
+// ErrNoSocket says that nobody on this machine, in this network namespace, has the
+// socket, or has it any more.
+var ErrNoSocket = errors.New("find the socket of a connection: it is closed, or of another machine or namespace")
 
 // Process is who holds the other end of a connection. What is not known is zero.
 type Process struct {

@@ -2,7 +2,10 @@
 
 package peer
 
-import "net"
+import (
+	"net"
+	"os"
+)
 
 // Socket is a socket as the kernel names it.
 type Socket struct {
@@ -15,6 +18,9 @@ type Sockets struct{}
 
 // OpenSockets returns ErrUnsupported.
 func OpenSockets() (*Sockets, error) { return nil, ErrUnsupported }
+
+// SocketsOf returns ErrUnsupported.
+func SocketsOf(*os.File) (*Sockets, error) { return nil, ErrUnsupported }
 
 // Other returns ErrUnsupported.
 func (s *Sockets) Other(net.Conn) (Socket, error) { return Socket{}, ErrUnsupported }
@@ -45,3 +51,15 @@ func Ancestors(int) []int { return nil }
 
 // Started is not known here.
 func Started(int) (uint64, error) { return 0, ErrUnsupported }
+
+// Watch cannot be had here.
+type Watch struct{}
+
+// WatchProcess returns ErrUnsupported.
+func WatchProcess(int, uint64) (*Watch, error) { return nil, ErrUnsupported }
+
+// Done is never closed.
+func (w *Watch) Done() <-chan struct{} { return nil }
+
+// Close does nothing.
+func (w *Watch) Close() error { return nil }

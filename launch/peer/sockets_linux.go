@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -31,6 +32,24 @@ func OpenSockets() (*Sockets, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open sock_diag socket: %w", err)
 	}
+	return socketsOf(fd)
+}
+
+// SocketsOf takes over the kernel's answering socket of another network
+// namespace, in which it was opened.
+func SocketsOf(file *os.File) (*Sockets, error) {
+	defer file.Close()
+	fd, err := unix.FcntlInt(file.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return nil, fmt.Errorf("open sock_diag socket: %w", err)
+	}
+	if err := unix.SetNonblock(fd, false); err != nil {
+		return nil, errors.Join(fmt.Errorf("open sock_diag socket: %w", err), unix.Close(fd))
+	}
+	return socketsOf(fd)
+}
+
+func socketsOf(fd int) (*Sockets, error) {
 	// The kernel answers within the call that asks. The limit is for a system
 	// that only pretends to have this.
 	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 1}); err != nil {
@@ -50,9 +69,6 @@ func (s *Sockets) Close() error {
 	s.fd = -1
 	return unix.Close(fd)
 }
-
-// errNoSocket says that nobody has the socket any more.
-var errNoSocket = errors.New("find the socket of a connection: it is closed")
 
 // Other returns the socket at the other end of a TCP connection that was
 // accepted on this machine.
@@ -150,7 +166,7 @@ func answer(b []byte, e endpoints) (Socket, error) {
 		}
 		errno := unix.Errno(-int32(native.Uint32(b[headerSize:])))
 		if errno == unix.ENOENT {
-			return Socket{}, errNoSocket
+			return Socket{}, ErrNoSocket
 		}
 		return Socket{}, fmt.Errorf("ask for the socket of a connection: %w", errno)
 	case unix.SOCK_DIAG_BY_FAMILY:
@@ -163,11 +179,11 @@ func answer(b []byte, e endpoints) (Socket, error) {
 	}
 	id := b[4 : 4+idSize]
 	if addrPort(b[0], id[4:], id[0:]) != e.own || addrPort(b[0], id[20:], id[2:]) != e.peer {
-		return Socket{}, errNoSocket
+		return Socket{}, ErrNoSocket
 	}
 	found := Socket{UID: int(native.Uint32(b[64:])), Inode: native.Uint32(b[68:])}
 	if found.Inode == 0 { // closed by all who held it
-		return Socket{}, errNoSocket
+		return Socket{}, ErrNoSocket
 	}
 	return found, nil
 }

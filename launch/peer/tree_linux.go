@@ -109,7 +109,7 @@ func (t *Tree) Command() Process {
 // be asked.
 func (t *Tree) Owner(conn net.Conn) (Process, error) {
 	socket, err := t.cfg.Sockets.Other(conn)
-	if errors.Is(err, errNoSocket) {
+	if errors.Is(err, ErrNoSocket) {
 		return Process{}, &StrangerError{Reason: reasonGone}
 	}
 	if err != nil {

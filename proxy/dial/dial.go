@@ -48,7 +48,7 @@ func (d *Dialer) Release(a net.Addr) { d.own.addrs.Delete(addrPort(a)) }
 // or nil. The error is a *grant.Refusal.
 func (d *Dialer) Dial(ctx context.Context, a rules.Authority, up *rules.Upstream, g Guard) (net.Conn, error) {
 	if up != nil {
-		g = named
+		g = Named
 		if up.Dial != "" {
 			return d.connect(ctx, up.Dial, g)
 		}
@@ -109,7 +109,7 @@ func (d *Dialer) through(ctx context.Context, via *url.URL, a rules.Authority) (
 	if port == "" {
 		port = map[string]string{"http": "80", "https": "443"}[via.Scheme]
 	}
-	conn, err := d.connect(ctx, net.JoinHostPort(via.Hostname(), port), named)
+	conn, err := d.connect(ctx, net.JoinHostPort(via.Hostname(), port), Named)
 	if err != nil {
 		return nil, err
 	}

@@ -13,8 +13,9 @@ type Guard uint8
 // The guards, from the narrowest.
 const (
 	Public Guard = iota // an intercepted host: only what is public
+	Apart               // one that passes unopened, for a command that cannot reach this machine itself: nor may the gateway
 	Blind               // a host that passes unopened: all but metadata services and the gateway itself
-	named               // an address that the user named: all but the gateway itself
+	Named               // an address that the user named: all but the gateway itself
 )
 
 // errDenied says that an address is not one to connect to.
@@ -30,10 +31,10 @@ func (d *Dialer) check(address string, g Guard) error {
 	if d.own.has(netip.AddrPortFrom(ip, ap.Port())) {
 		return errDenied
 	}
-	if g == named {
+	if g == Named {
 		return nil
 	}
-	if ip.IsUnspecified() || isMetadata(ip) || g == Public && !isPublic(ip) {
+	if ip.IsUnspecified() || isMetadata(ip) || g == Public && !isPublic(ip) || g == Apart && isLoopback(ip) {
 		return errDenied
 	}
 	return nil
@@ -62,6 +63,11 @@ func isMetadata(ip netip.Addr) bool {
 		}
 	}
 	return false
+}
+
+func isLoopback(ip netip.Addr) bool {
+	inner, ok := embedded(ip)
+	return ip.IsLoopback() || ok && inner.IsLoopback()
 }
 
 // special are the blocks of the IANA special-purpose registries that no public

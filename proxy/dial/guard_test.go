@@ -31,7 +31,7 @@ func TestGuardJudgesTheAddressItself(t *testing.T) {
 		if got := d.check(socket, Blind) == nil; got != want.blind {
 			t.Errorf("%s for a host that passes: allowed %v, want %v", address, got, want.blind)
 		}
-		if d.check(socket, named) != nil {
+		if d.check(socket, Named) != nil {
 			t.Errorf("%s is refused though the user named it", address)
 		}
 	}
@@ -47,11 +47,11 @@ func TestTheGatewayItselfIsNoUpstream(t *testing.T) {
 		d.Reserve(address)
 	}
 	for _, socket := range []string{"127.0.0.1:3128", "[::ffff:127.0.0.1]:3128", "[::1]:3129", "127.0.0.1:3130", "192.168.1.5:3130"} {
-		if d.check(socket, named) == nil {
+		if d.check(socket, Named) == nil {
 			t.Errorf("%s leads to the gateway and is allowed", socket)
 		}
 	}
-	if d.check("127.0.0.1:3129", named) != nil {
+	if d.check("127.0.0.1:3129", Named) != nil {
 		t.Error("another address with a port of the gateway's is refused")
 	}
 }

@@ -47,6 +47,7 @@ type Case struct {
 	open      []net.Conn     // of the clients
 	sessions  map[string]*Session
 	order     []*Session
+	servings  []*Serving
 	upstreams []*Upstream
 	silent    []func() string // asserted once more at the end
 	pardons   []string        // files that may hold a value, with a reason at the call

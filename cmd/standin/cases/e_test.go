@@ -22,7 +22,7 @@ import (
 // Who may ask, until when.
 
 func sectionE() []entry {
-	return []entry{
+	return append([]entry{
 		{"E01", withoutCredentials},
 		{"E02", wrongCredentials},
 		{"E03", credentialsOfAnotherSession},
@@ -32,7 +32,7 @@ func sectionE() []entry {
 		{"E10", anotherUser},
 		{"E20", sessionInASession},
 		{"E26", relays},
-	}
+	}, sectionEServe()...)
 }
 
 // asked asserts that an answer asks for credentials and ends its connection.

@@ -69,7 +69,11 @@ func runAsNobody(t *testing.T, which, proof string) {
 	cmd.Env = append(plainEnvironment(dir), programVariable+"="+copies[ground.program])
 	cmd.Dir = dir
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}, Pdeathsig: syscall.SIGKILL}
-	if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), proof) {
+	out, err := cmd.CombinedOutput()
+	if strings.Contains(string(out), strings.Replace(proof, "PASS", "SKIP", 1)) {
+		t.Skipf("as an unprivileged user: %s", out)
+	}
+	if err != nil || !strings.Contains(string(out), proof) {
 		t.Errorf("as an unprivileged user: %v\n%s", err, out)
 	}
 }

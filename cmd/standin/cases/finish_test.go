@@ -24,12 +24,18 @@ func (c *Case) finish() {
 	for _, s := range c.order {
 		c.endSession(s)
 	}
+	for _, g := range c.servings {
+		ended := g.gone
+		if code := g.End(); !ended && code != 0 {
+			c.Errorf("serve ended with %d", code)
+		}
+	}
 	for _, u := range c.upstreams {
 		u.stop()
 		u.tasks.Wait()
 	}
 	c.scan()
-	if len(c.order) > 0 {
+	if len(c.order)+len(c.servings) > 0 {
 		c.checkAudit()
 	}
 	if c.Failed() {
@@ -62,7 +68,7 @@ func (c *Case) checkAlive() {
 	c.Helper()
 	alive := 0
 	for _, s := range c.order {
-		if !s.Running() {
+		if !s.Running() || s.Served != nil && !s.Served.Running() {
 			continue
 		}
 		alive++
@@ -70,6 +76,11 @@ func (c *Case) checkAlive() {
 			c.servesPlainRequest(s)
 		}
 		c.backToBaseline(s)
+	}
+	for _, g := range c.servings {
+		if g.Running() {
+			alive++
+		}
 	}
 	if alive == 0 && !c.quiet && len(c.order) > 0 {
 		c.Error("ALIVE: no gateway lives at the end of the case")
@@ -111,6 +122,10 @@ func (c *Case) backToBaseline(s *Session) {
 			u.closeConns()
 		}
 		status, out, err := s.control("GET", "/v1/status", "")
+		// At a serving gateway others have sessions, too.
+		if err == nil && status == 200 && json.Unmarshal(out, &now) == nil && s.Served != nil && now.Tunnels == 0 {
+			break
+		}
 		if err == nil && status == 200 && json.Unmarshal(out, &now) == nil &&
 			now.Goroutines <= s.Before.Goroutines+slack && now.Descriptors <= s.Before.Descriptors+slack+pipes && now.Tunnels == 0 {
 			break

@@ -33,6 +33,7 @@ type Session struct {
 	Relay   string            // where the command relays to its proxy
 	Log     string            // the log file
 	Before  Status            // counts when the session was new
+	Served  *Serving          // the serving gateway that has it, or nil
 
 	cmd    *exec.Cmd
 	stdin  io.Closer
@@ -62,6 +63,7 @@ type Start struct {
 	// the process before anybody waits for it.
 	Change func(*exec.Cmd)
 	Began  func(*exec.Cmd)
+	at     *Serving // see Serving.Session
 }
 
 // S1 is granted everything.
@@ -104,6 +106,10 @@ func (c *Case) Start(o Start) *Session {
 	}
 	s := &Session{c: c, Name: o.Name, Log: filepath.Join(c.Dir, strings.ReplaceAll(o.Name, " ", "-")+".log"), exited: make(chan struct{})}
 	args := []string{"run", "--rules", c.Rules.Path, "--profile", o.Profile, "--isolation", "session", "--log", s.Log}
+	if o.at != nil {
+		s.Served, s.Log = o.at, o.at.Log
+		args = []string{"run", "--gateway", o.at.Socket, "--profile", o.Profile, "--isolation", "session"}
+	}
 	args = append(append(args, o.Flags...), "--", os.Args[0], commandRole)
 	s.cmd = c.Command(append(c.loudness(), o.Env...), args...)
 	if o.Program != "" {
@@ -180,9 +186,17 @@ func (s *Session) meet(report commandReport) {
 		c.Errorf("%s: the placeholder is %q; in this home it is %q", s.Name, p, c.P)
 	}
 	s.Before = s.Status()
-	if s.Before.PID != s.Gateway {
-		c.Errorf("%s: the control socket answers with pid %d, the gateway is %d", s.Name, s.Before.PID, s.Gateway)
+	if want := s.gateway(); s.Before.PID != want {
+		c.Errorf("%s: the control socket answers with pid %d, the gateway is %d", s.Name, s.Before.PID, want)
 	}
+}
+
+// gateway is the process that serves the session.
+func (s *Session) gateway() int {
+	if s.Served != nil {
+		return s.Served.PID
+	}
+	return s.Gateway
 }
 
 // Placeholder is what the command holds in that variable.
