@@ -26,10 +26,12 @@ var imports = map[string][]string{
 	"rules":                 {},
 	"rules/catalog":         {},
 	"vault":                 {},
-	"grant":                 {"grant/body", "grant/coding", "rules", "vault"},
+	"grant":                 {"grant/body", "grant/coding", "grant/scrub", "rules", "vault"},
+	"grant/answer":          {"grant/coding", "grant/scrub"},
+	"grant/scrub":           {"grant/body"},
 	"grant/body":            {},
 	"grant/coding":          {},
-	"proxy":                 {"audit", "grant", "grant/coding", "rules", "proxy/dial"},
+	"proxy":                 {"audit", "grant", "grant/answer", "grant/coding", "grant/scrub", "rules", "proxy/dial"},
 	"proxy/dial":            {"grant", "rules"},
 	"bench":                 {},
 	"cmd/standin/cases":     {},
@@ -40,8 +42,7 @@ var imports = map[string][]string{
 // the wire, compared with what comes back, delivered, or kept.
 var reveals = []string{
 	"grant/plan.go",             // puts it into a request
-	"grant/session.go",          // its keyed fingerprint
-	"grant/forms.go",            // the forms that scrubbing looks for
+	"grant/session.go",          // its keyed fingerprint, and what scrubbing looks for
 	"vault/resolver.go",         // has it changed
 	"vault/secret.go",           // its own length
 	"vault/source.go",           // a key of a file's content

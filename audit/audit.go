@@ -87,6 +87,11 @@ type Record struct {
 	Secrets   []string      `json:"secrets,omitempty"`
 	Variables []string      `json:"variables,omitempty"`
 	Count     int           `json:"count,omitempty"`
+
+	Scrub       string   `json:"scrub,omitempty"`       // what the rule says about scrubbing, if it says so
+	Scrubbed    int      `json:"scrubbed,omitempty"`    // values that were replaced in the body of the answer
+	Credentials []string `json:"credentials,omitempty"` // names of new ones that the answer brought: "cookie sid", "access_token"
+	Stripped    []string `json:"stripped,omitempty"`    // the same, taken out
 }
 
 // Keys are what a log is opened with; both are required.

@@ -58,7 +58,11 @@ func appendRecord(b []byte, wall time.Time, mono time.Duration, r *Record) []byt
 	b = appendText(b, "reason", r.Reason)
 	b = appendList(b, "secrets", r.Secrets)
 	b = appendList(b, "variables", r.Variables)
-	return appendNumber(b, "count", int64(r.Count))
+	b = appendNumber(b, "count", int64(r.Count))
+	b = appendText(b, "scrub", r.Scrub)
+	b = appendNumber(b, "scrubbed", int64(r.Scrubbed))
+	b = appendList(b, "credentials", r.Credentials)
+	return appendList(b, "stripped", r.Stripped)
 }
 
 func appendProcess(b []byte, p *Process) []byte {

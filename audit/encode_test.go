@@ -17,7 +17,8 @@ func everyField() *Record {
 		Host:    "api.allowed.test", Port: 443, Scheme: "https", Method: "POST", Path: "/t/{github}/x", Rule: "github-api",
 		Uses: []Use{{"github", "2", "0123456789abcdef", "header Authorization", 1}, {Secret: "other"}}, ID: "r1", Code: "no_grant",
 		Status: 200, BytesIn: 1, BytesOut: 2, Duration: 3 * time.Millisecond, Command: "claude", RulesHash: "ab", Reason: "why",
-		Secrets: []string{"github", "other"}, Variables: []string{"GITHUB_TOKEN"}, Count: 7}
+		Secrets: []string{"github", "other"}, Variables: []string{"GITHUB_TOKEN"}, Count: 7,
+		Scrub: "always", Scrubbed: 2, Credentials: []string{"cookie sid"}, Stripped: []string{"id_token"}}
 }
 
 const goldenLine = `"time":"2026-01-02T03:04:05.000006Z","mono":1500000,"type":"substitute","session":"s1","profile":"claude-code",` +
@@ -25,7 +26,7 @@ const goldenLine = `"time":"2026-01-02T03:04:05.000006Z","mono":1500000,"type":"
 	`"port":443,"scheme":"https","method":"POST","path":"/t/{github}/x","rule":"github-api","uses":[{"secret":"github","version":"2",` +
 	`"fingerprint":"0123456789abcdef","surface":"header Authorization","count":1},{"secret":"other"}],"id":"r1","code":"no_grant",` +
 	`"status":200,"bytes_in":1,"bytes_out":2,"duration_us":3000,"command":"claude","rules_hash":"ab","reason":"why",` +
-	`"secrets":["github","other"],"variables":["GITHUB_TOKEN"],"count":7`
+	`"secrets":["github","other"],"variables":["GITHUB_TOKEN"],"count":7,"scrub":"always","scrubbed":2,"credentials":["cookie sid"],"stripped":["id_token"]`
 
 func TestTheLineIsTheGoldenOne(t *testing.T) {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 6000, time.UTC)

@@ -13,6 +13,7 @@ import (
 const (
 	reserveAhead = 256 << 10   // half of it is always there for substitutions
 	noteRetry    = time.Second // between attempts that only notes wait for
+	gatherWrites = 8           // for how many writes a batch waits for others, at most
 	gatherMost   = 2 * time.Millisecond
 	maxCrowd     = 32 // beyond it a share of a write costs next to nothing
 
@@ -36,12 +37,13 @@ type file interface {
 type writer struct {
 	log    *Log
 	create func(dir, name string) (file, error)
-	dir    os.FileInfo // the directory that the stream was opened in
-	first  file        // kept open: its lock says that the stream is being written
-	file   file        // nil after a failure
-	lost   bool        // file is not where it was; nothing is written until it is back
-	number int         // of the segment
-	crowd  int         // how many callers there are, by what the last writes saw
+	dir    os.FileInfo   // the directory that the stream was opened in
+	first  file          // kept open: its lock says that the stream is being written
+	file   file          // nil after a failure
+	lost   bool          // file is not where it was; nothing is written until it is back
+	number int           // of the segment
+	crowd  int           // how many callers there are, by what the last writes saw
+	took   time.Duration // the last write
 	chain  *chain
 
 	kept    batch // notes of batches that failed
@@ -106,7 +108,9 @@ func (w *writer) run() {
 		l.pending, spare = spare, b
 		l.room.Broadcast()
 		l.mu.Unlock()
+		began := time.Now()
 		err := w.commit(b)
+		w.took = time.Since(began)
 		w.count(b.waiting)
 		b.reset()
 		if closing {
@@ -127,14 +131,14 @@ func (w *writer) count(released int) {
 
 // gather waits until all are there who lately were: the callers would else fall into groups, and each group have a
 // write to itself while the others wait for it. A write costs more than anything else about a record. Who is alone
-// never waits, and nobody for longer than gatherMost. It is called with mu held.
+// never waits. It is called with mu held.
 func (w *writer) gather() {
 	l := w.log
 	if l.pending.waiting >= w.crowd {
 		return
 	}
 	l.enough = w.crowd
-	timer := time.NewTimer(gatherMost)
+	timer := time.NewTimer(min(gatherWrites*w.took, gatherMost))
 	defer timer.Stop()
 	for late := false; !late && l.pending.waiting < l.enough && !l.closing; {
 		l.mu.Unlock()

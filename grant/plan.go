@@ -20,6 +20,7 @@ type Request struct {
 	Sent   [][]byte    // once a plan was applied: what goes out instead of Body, in pieces; nil when it is Body
 	Coding string      // the content coding of the body, as package coding names it
 	Match  rules.Match
+	At     rules.Authority // the host that the request is for
 }
 
 // Use is one secret that a plan puts at one surface.
@@ -159,7 +160,7 @@ func (p *prep) allows(secret string, at rules.Surface) bool {
 			return true
 		}
 	}
-	return false
+	return p.returned(secret, at)
 }
 
 // named lists the names of the rule's surfaces of one kind.

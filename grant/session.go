@@ -19,6 +19,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"standin/grant/scrub"
 	"standin/rules"
 	"standin/vault"
 )
@@ -59,9 +60,10 @@ type Session struct {
 	values map[string]*held
 	reason string // why the session ended, "" while it lives
 
-	scrubber atomic.Pointer[Scrubber]
-	extra    []scrubValue // values that were delivered, or that rotation has replaced
-	alarms   int          // placeholders that were noticed where none belongs
+	scrubber atomic.Pointer[scrub.Scrubber]
+	replaced []replaced // values that rotation has replaced
+	places   []place    // where hosts have put values themselves
+	alarms   int        // placeholders that were noticed where none belongs
 }
 
 // grant is one secret in one session.
@@ -72,6 +74,12 @@ type grant struct {
 	used      int
 	misplaced int
 	lastUsed  time.Time
+}
+
+// replaced is a value that a secret had, and that may still come back.
+type replaced struct {
+	name   string
+	secret vault.Secret
 }
 
 // held is the value of a secret as the source last gave it.
@@ -225,7 +233,7 @@ func (s *Session) value(ctx context.Context, secret *rules.Secret) (*held, error
 	if old != nil && old.fingerprint == now.fingerprint {
 		now = &held{v, old.fingerprint}
 	} else if old != nil {
-		s.extra = append(s.extra, s.scrubValueOf(secret.Name, old.Secret))
+		s.replaced = append(s.replaced, replaced{secret.Name, old.Secret})
 	}
 	s.values[secret.Name] = now
 	s.mu.Unlock()
@@ -233,10 +241,6 @@ func (s *Session) value(ctx context.Context, secret *rules.Secret) (*held, error
 		s.rebuild()
 	}
 	return now, nil
-}
-
-func (s *Session) scrubValueOf(name string, v vault.Secret) scrubValue {
-	return scrubValue{secret: v, placeholder: s.placeholderOf(name)}
 }
 
 func (s *Session) placeholderOf(name string) string {
@@ -252,15 +256,24 @@ func (s *Session) placeholderOf(name string) string {
 func (s *Session) rebuild() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	values := slices.Clone(s.extra)
-	for name, v := range s.values {
-		values = append(values, s.scrubValueOf(name, v.Secret))
+	var values []scrub.Value
+	add := func(name string, v vault.Secret) {
+		values = append(values, scrub.Value{Text: string(v.Reveal()), Placeholder: s.placeholderOf(name)})
 	}
-	s.scrubber.Store(newScrubber(values))
+	for _, old := range s.replaced {
+		add(old.name, old.secret)
+	}
+	for name, v := range s.values {
+		add(name, v.Secret)
+	}
+	if fault == "scrubbing" {
+		values = nil
+	}
+	s.scrubber.Store(scrub.New(values))
 }
 
 // Scrubber returns the scrubber of all values that this session holds or held.
-func (s *Session) Scrubber() *Scrubber { return s.scrubber.Load() }
+func (s *Session) Scrubber() *scrub.Scrubber { return s.scrubber.Load() }
 
 // Refusal says why a request is not sent on. Code is one of DESIGN's error
 // codes; Secret and Surface are names, never values.

@@ -132,7 +132,7 @@ func (p *prep) path() error {
 		if err != nil {
 			decoded = segment
 		}
-		if i-1 != p.r.Match.Segment || p.r.Match.Segment < 0 {
+		if (i-1 != p.r.Match.Segment || p.r.Match.Segment < 0) && !p.returnedInPath(decoded) {
 			if err := p.misplaced(decoded, "path"); err != nil {
 				return err
 			}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"net/textproto"
 	"strconv"
 	"strings"
 	"sync"
@@ -32,6 +31,8 @@ type exchange struct {
 	coding string // of the body, when the rule reads it
 	logged string // the path as the record may say it
 	sent   bool   // it was sent on, as far as can be known
+
+	brought []string // names of the cookies that the answer sets
 }
 
 // serveDecrypted serves one request of a tunnel.
@@ -222,7 +223,7 @@ func (x *exchange) serve() error {
 	if err != nil {
 		return err
 	}
-	req := &grant.Request{Header: x.r.Header, Path: x.path, Query: x.query, Body: first, Coding: x.coding, Match: x.match}
+	req := &grant.Request{Header: x.r.Header, Path: x.path, Query: x.query, Body: first, Coding: x.coding, Match: x.match, At: x.t.authority}
 	plan, err := x.t.client.Session.Prepare(x.r.Context(), req)
 	if err != nil {
 		return err
@@ -375,26 +376,4 @@ func isUpgrade(h http.Header, protocol string) bool {
 		}
 	}
 	return false
-}
-
-// stripHops removes the fields that belong to one connection (RFC 9110, 7.6.1),
-// and keeps "TE: trailers".
-func stripHops(h http.Header) {
-	trailers := strings.EqualFold(strings.TrimSpace(h.Get("Te")), "trailers")
-	for _, line := range h["Connection"] {
-		for name := range strings.SplitSeq(line, ",") {
-			delete(h, textproto.CanonicalMIMEHeaderKey(strings.TrimSpace(name)))
-		}
-	}
-	for _, name := range hops {
-		delete(h, name)
-	}
-	if trailers {
-		h["Te"] = []string{"trailers"}
-	}
-}
-
-var hops = []string{
-	"Connection", "Keep-Alive", "Proxy-Connection", "Proxy-Authenticate", "Proxy-Authorization",
-	"Proxy-Authentication-Info", "Te", "Trailer", "Transfer-Encoding", "Upgrade", "Http2-Settings",
 }

@@ -44,6 +44,7 @@ const (
 	idleTimeout       = 5 * time.Minute
 	answerTimeout     = 10 * time.Minute // to the first byte of an answer: some models think that long
 	stallTimeout      = 2 * time.Minute  // for a client that does not read
+	silence           = 5 * time.Minute  // of an upstream within an answer that is no stream of events
 )
 
 // Recorder takes records. Append returns when the record is durable; Note does

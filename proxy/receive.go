@@ -2,16 +2,19 @@ package proxy
 
 import (
 	"errors"
-	"io"
 	"net/http"
+	"net/textproto"
+	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"golang.org/x/net/http/httpguts"
 
 	"standin/grant"
+	"standin/grant/answer"
+	"standin/grant/coding"
+	"standin/grant/scrub"
 	"standin/rules"
 )
 
@@ -24,8 +27,13 @@ func (x *exchange) scrubs() bool {
 	return x.t.scrub
 }
 
+// strips says whether new credentials are taken out of answers.
+func (x *exchange) strips() bool {
+	return x.match.Rule != nil && x.match.Rule.ResponseCredentials == rules.Strip
+}
+
 // scrubber is nil when answers to this request are not scrubbed.
-func (x *exchange) scrubber() *grant.Scrubber {
+func (x *exchange) scrubber() *scrub.Scrubber {
 	if !x.scrubs() {
 		return nil
 	}
@@ -40,6 +48,10 @@ func (x *exchange) receive(resp *http.Response, sent *sentBody) error {
 	if s := resp.StatusCode; s < 200 || s > 999 || s == http.StatusProxyAuthRequired {
 		return &grant.Refusal{Code: "upstream_protocol"}
 	}
+	how, err := x.how(resp)
+	if err != nil {
+		return err
+	}
 	h := x.w.Header()
 	if err := x.copyHeader(h, resp.Header); err != nil {
 		clear(h)
@@ -52,31 +64,49 @@ func (x *exchange) receive(resp *http.Response, sent *sentBody) error {
 	for name := range resp.Trailer {
 		h.Add("Trailer", name)
 	}
+	out := outcome{status: resp.StatusCode, sent: sent}
 	if !hasBody(x.r.Method, resp.StatusCode) {
 		x.w.WriteHeader(resp.StatusCode)
-		x.result(resp.StatusCode, 0, sent, "")
+		x.result(out)
 		return nil
 	}
-	scrubber := x.scrubber()
-	if coding := resp.Header.Get("Content-Encoding"); scrubber != nil && coding != "" && !strings.EqualFold(coding, "identity") {
+	out.seen, err = x.copyBody(resp, how)
+	if errors.Is(err, answer.ErrUnsafe) && !x.w.started() {
 		clear(h)
-		return &grant.Refusal{Code: "unsafe_response"}
+		return &grant.Refusal{Code: "unsafe_response", Cause: err}
 	}
-	received, err := x.copyBody(resp, scrubber)
-	switch {
-	case errors.Is(err, errClientGone):
-		x.result(resp.StatusCode, received, sent, "client aborted")
-		panic(http.ErrAbortHandler)
-	case err != nil:
-		x.result(resp.StatusCode, received, sent, "upstream aborted")
-		panic(http.ErrAbortHandler)
+	if err == nil {
+		err = x.copyTrailer(resp.Trailer)
 	}
-	if err := x.copyTrailer(resp.Trailer); err != nil {
-		x.result(resp.StatusCode, received, sent, "unsafe trailer")
+	out.fault(err)
+	x.result(out)
+	if err != nil {
 		panic(http.ErrAbortHandler)
 	}
-	x.result(resp.StatusCode, received, sent, "")
 	return nil
+}
+
+// how says what is done with the body of an answer.
+func (x *exchange) how(resp *http.Response) (answer.How, error) {
+	h := resp.Header
+	how := answer.How{Scrubber: x.scrubber(), Strip: x.strips(), Length: resp.ContentLength, Type: h.Get("Content-Type"), Idle: silence}
+	how.Messages, _ = coding.Parse(slices.Concat(h["Grpc-Encoding"], h["Connect-Content-Encoding"]))
+	if answer.Endless(how.Type) {
+		how.Idle = 0
+	}
+	if !how.Scrubs() || !hasBody(x.r.Method, resp.StatusCode) {
+		return how, nil
+	}
+	var err error
+	if how.Coding, err = coding.Parse(h["Content-Encoding"]); err != nil {
+		return how, &grant.Refusal{Code: "unsafe_response"}
+	}
+	if how.Coding != "" {
+		for _, name := range []string{"Content-Length", "Content-Md5", "Content-Digest", "Digest", "Repr-Digest"} {
+			delete(h, name) // it is coded anew, in other bytes
+		}
+	}
+	return how, nil
 }
 
 func hasBody(method string, status int) bool {
@@ -99,17 +129,41 @@ func (x *exchange) copyHeader(to, from http.Header) error {
 		}
 		for i, value := range values {
 			values[i] = scrubber.String(value)
+			if values[i] != value && (name == "Set-Cookie" || name == "Location") {
+				x.t.client.Session.Returns(x.t.authority, x.path, name, values[i])
+			}
+		}
+		if name == "Set-Cookie" && x.cookies(values) {
+			continue
 		}
 		to[name] = values
 	}
 	return nil
 }
 
+// cookies notes the cookies that an answer sets, and says whether they are taken out.
+func (x *exchange) cookies(lines []string) (stripped bool) {
+	for _, line := range lines {
+		name, _, _ := strings.Cut(line, "=")
+		name = "cookie " + x.t.client.Session.Logged(strings.TrimSpace(name))
+		if !slices.Contains(x.brought, name) && len(x.brought) < maxBrought {
+			x.brought = append(x.brought, name)
+		}
+	}
+	return x.strips()
+}
+
+// maxBrought bounds the names of new credentials in one record.
+const maxBrought = 32
+
 func (x *exchange) copyTrailer(trailer http.Header) error {
 	scrubber := x.scrubber()
 	for name, values := range trailer {
 		if scrubber.Holds(name) {
-			return &grant.Refusal{Code: "unsafe_response"}
+			return errUnsafeTrailer
+		}
+		if name == "Set-Cookie" || name == "Alt-Svc" {
+			continue // no place for them (RFC 9110, 6.5.1)
 		}
 		for _, value := range values {
 			x.w.Header().Add(http.TrailerPrefix+name, scrubber.String(value))
@@ -118,92 +172,131 @@ func (x *exchange) copyTrailer(trailer http.Header) error {
 	return nil
 }
 
-var errClientGone = errors.New("the client is gone")
+var (
+	errClientGone    = errors.New("the client is gone")
+	errUnsafeTrailer = errors.New("the trailers cannot be scrubbed")
+)
 
 // smallAnswer is what fits the socket's own buffer: a client that does not read
 // it stalls nobody.
 const smallAnswer = 4 << 10
 
-// buffers are windows for bodies under way.
-var buffers = sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}
-
-// copyBody passes the body on as it comes. It returns how much came.
-func (x *exchange) copyBody(resp *http.Response, scrubber *grant.Scrubber) (int64, error) {
-	window := buffers.Get().(*[]byte)
-	defer buffers.Put(window)
-	buf := *window
-	source := &counted{Reader: resp.Body}
-	body := scrubber.Body(source, resp.ContentLength)
-	flow := http.NewResponseController(x.w.ResponseWriter)
-	stream := resp.ContentLength < 0
-	if stream {
+// copyBody passes the body on as it comes.
+func (x *exchange) copyBody(resp *http.Response, how answer.How) (answer.Seen, error) {
+	d := &delivery{x: x, resp: resp, changed: how.Scrubs(), flow: http.NewResponseController(x.w.ResponseWriter)}
+	if resp.ContentLength < 0 && how.Coding == "" {
 		// The answer's header must not wait for its first event.
-		x.w.WriteHeader(resp.StatusCode)
-		if err := flow.Flush(); err != nil {
-			return 0, errClientGone
+		if err := d.Pass(nil, false); err != nil {
+			return answer.Seen{}, err
 		}
 	}
-	var deadline time.Time
-	for begun := stream; ; begun = true {
-		n, err := body.Read(buf)
-		if err != nil && err != io.EOF {
-			return source.n, err
-		}
-		if !begun {
-			x.settleLength(resp, body, n, source)
-			x.w.WriteHeader(resp.StatusCode)
-		}
-		whole := err == io.EOF || source.n == resp.ContentLength
-		if now := time.Now(); n > 0 && !(whole && n < smallAnswer) && deadline.Sub(now) < stallTimeout/2 {
-			deadline = now.Add(stallTimeout)
-			flow.SetWriteDeadline(deadline)
-		}
-		if n > 0 {
-			if _, werr := x.w.Write(buf[:n]); werr != nil {
-				return source.n, errClientGone
+	return answer.Copy(d, resp.Body, how)
+}
+
+// delivery is an answer on its way to the client.
+type delivery struct {
+	x        *exchange
+	resp     *http.Response
+	changed  bool // its length may not be what it was
+	flow     *http.ResponseController
+	began    bool
+	deadline time.Time
+}
+
+// Pass sends what is ready. The first call begins the answer, and says how long
+// it is when that is known.
+func (d *delivery) Pass(p []byte, last bool) error {
+	w := d.x.w
+	if !d.began {
+		d.began = true
+		if d.changed {
+			h := w.Header()
+			delete(h, "Content-Length")
+			if last {
+				h["Content-Length"] = []string{strconv.Itoa(len(p))}
 			}
 		}
-		if err == io.EOF {
-			return source.n, nil
+		w.WriteHeader(d.resp.StatusCode)
+	}
+	if now := time.Now(); !(last && len(p) < smallAnswer) && d.deadline.Sub(now) < stallTimeout/2 {
+		d.deadline = now.Add(stallTimeout)
+		d.flow.SetWriteDeadline(d.deadline)
+	}
+	if len(p) > 0 {
+		if _, err := w.Write(p); err != nil {
+			return errClientGone
 		}
-		if pause := stream || source.n < resp.ContentLength; n > 0 && pause {
-			if flow.Flush() != nil {
-				return source.n, errClientGone
-			}
-		}
 	}
+	if !last && d.flow.Flush() != nil {
+		return errClientGone
+	}
+	return nil
 }
 
-// settleLength says how long a scrubbed body is: exactly, when all of it has
-// come already, else not at all.
-func (x *exchange) settleLength(resp *http.Response, body io.Reader, n int, source *counted) {
-	scrubbed, ok := body.(*grant.Body)
-	if !ok {
-		return
-	}
-	h := x.w.Header()
-	delete(h, "Content-Length")
-	if source.n == resp.ContentLength && scrubbed.Finish() {
-		h["Content-Length"] = []string{strconv.Itoa(n + scrubbed.Pending())}
-	}
+// outcome is how an exchange ended.
+type outcome struct {
+	status       int
+	sent         *sentBody
+	seen         answer.Seen
+	code, reason string
 }
 
-// counted counts what came.
-type counted struct {
-	io.Reader
-	n int64
-}
-
-func (c *counted) Read(p []byte) (int, error) {
-	n, err := c.Reader.Read(p)
-	c.n += int64(n)
-	return n, err
+// fault says what went wrong after the answer had begun.
+func (o *outcome) fault(err error) {
+	switch {
+	case err == nil:
+	case errors.Is(err, errClientGone):
+		o.reason = "client aborted"
+	case errors.Is(err, answer.ErrUnsafe):
+		o.code, o.reason = "unsafe_response", "the body cannot be scrubbed"
+	case errors.Is(err, errUnsafeTrailer):
+		o.code, o.reason = "unsafe_response", "unsafe trailer"
+	case errors.Is(err, answer.ErrIdle):
+		o.code, o.reason = "upstream_timeout", "upstream aborted"
+	default:
+		o.reason = "upstream aborted"
+	}
 }
 
 // result records how the exchange ended.
-func (x *exchange) result(status int, received int64, sent *sentBody, reason string) {
+func (x *exchange) result(o outcome) {
 	rec := x.record("result")
-	rec.Status, rec.BytesIn, rec.BytesOut = status, received, sent.sentBytes()
-	rec.Duration, rec.Reason = time.Since(x.began), reason
+	rec.Status, rec.BytesIn, rec.BytesOut = o.status, o.seen.Received, o.sent.sentBytes()
+	rec.Duration, rec.Code, rec.Reason = time.Since(x.began), o.code, o.reason
+	rec.Scrubbed = o.seen.Scrubbed
+	if rule := x.match.Rule; rule != nil && rule.Scrub != rules.ScrubDefault {
+		rec.Scrub = "never"
+		if rule.Scrub == rules.ScrubAlways {
+			rec.Scrub = "always"
+		}
+	}
+	brought := append(x.brought, o.seen.Tokens...)
+	if x.strips() {
+		rec.Stripped = brought
+	} else {
+		rec.Credentials = brought
+	}
 	x.p.note(rec)
+}
+
+// stripHops removes the fields that belong to one connection (RFC 9110, 7.6.1),
+// and keeps "TE: trailers".
+func stripHops(h http.Header) {
+	trailers := strings.EqualFold(strings.TrimSpace(h.Get("Te")), "trailers")
+	for _, line := range h["Connection"] {
+		for name := range strings.SplitSeq(line, ",") {
+			delete(h, textproto.CanonicalMIMEHeaderKey(strings.TrimSpace(name)))
+		}
+	}
+	for _, name := range hops {
+		delete(h, name)
+	}
+	if trailers {
+		h["Te"] = []string{"trailers"}
+	}
+}
+
+var hops = []string{
+	"Connection", "Keep-Alive", "Proxy-Connection", "Proxy-Authenticate", "Proxy-Authorization",
+	"Proxy-Authentication-Info", "Te", "Trailer", "Transfer-Encoding", "Upgrade", "Http2-Settings",
 }

@@ -13,15 +13,15 @@ import (
 	"standin/grant"
 )
 
-// answer is what a client is told about a code: a status, and a hint that is
+// refusalText is what a client is told about a code: a status, and a hint that is
 // fixed text. Nothing of the request, and no error of Go, reaches a client.
-type answer struct {
+type refusalText struct {
 	status int
 	proxy  string // error type of RFC 9209
 	hint   string
 }
 
-var answers = map[string]answer{
+var refusals = map[string]refusalText{
 	"bad_request":           {400, "http_request_error", "the request is malformed, ambiguous, or repeats a part that a rule names"},
 	"no_grant":              {403, "http_request_denied", "this session was not granted that secret; see \"standin session show\""},
 	"grant_expired":         {403, "http_request_denied", "the time of this session's grants is over; start the command again"},
@@ -55,11 +55,11 @@ var answers = map[string]answer{
 }
 
 // answerFor never fails: a code that is not in the table is an internal error.
-func answerFor(code string) answer {
-	if a, ok := answers[code]; ok {
+func answerFor(code string) refusalText {
+	if a, ok := refusals[code]; ok {
 		return a
 	}
-	return answers["internal"]
+	return refusals["internal"]
 }
 
 // errorBody is the fixed body of a refusal.
@@ -114,7 +114,7 @@ func refusalResponse(r *http.Request, code, id string) *http.Response {
 
 // IsCode tells whether a refusal can have this code; "aborted" is what became of a request that was cut off.
 func IsCode(code string) bool {
-	_, known := answers[code]
+	_, known := refusals[code]
 	return known || code == "aborted"
 }
 

@@ -18,6 +18,7 @@ import (
 
 	"standin/audit"
 	"standin/grant"
+	"standin/grant/coding"
 	"standin/rules"
 )
 
@@ -107,8 +108,8 @@ func (x *exchange) request(req *grant.Request, body *sentBody) *http.Request {
 	if _, ok := h["User-Agent"]; !ok {
 		h["User-Agent"] = []string{""} // keeps the transport from naming itself
 	}
-	if x.scrubs() {
-		h["Accept-Encoding"] = []string{"identity"}
+	if x.scrubs() || x.strips() {
+		coding.Narrow(h)
 		delete(h, "Range")
 		delete(h, "If-Range")
 	}
@@ -134,7 +135,7 @@ func (x *exchange) sendError(err error, body *sentBody) error {
 	case errors.As(err, &refusal):
 		return refusal
 	case x.r.Context().Err() != nil || body != nil && body.failed:
-		x.result(0, 0, body, "aborted")
+		x.result(outcome{sent: body, reason: "aborted"})
 		panic(http.ErrAbortHandler)
 	case errors.As(err, &timeout) && timeout.Timeout():
 		return &grant.Refusal{Code: "upstream_timeout", Cause: err}

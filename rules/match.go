@@ -235,11 +235,15 @@ func places(r *Rule, m Match, path string) (list []Place) {
 
 func (p *Policy) whyNot(r *Rule, t Target, x Explanation) string {
 	if !slices.ContainsFunc(r.Hosts, func(h HostPattern) bool { return h.matches(t.Authority) }) {
+		other := "host"
 		hosts := make([]string, 0, len(r.Hosts))
 		for _, h := range r.Hosts {
 			hosts = append(hosts, h.String())
+			if h.matches(Authority{t.Authority.Host, h.Port}) {
+				other = "port"
+			}
 		}
-		return "another host: " + strings.Join(hosts, ", ")
+		return "another " + other + ": " + strings.Join(hosts, ", ")
 	}
 	switch {
 	case x.Action == Passthrough:

@@ -6,7 +6,7 @@ import (
 	"slices"
 	"strings"
 
-	"standin/grant"
+	"standin/grant/scrub"
 	"standin/launch"
 	"standin/rules"
 	"standin/rules/catalog"
@@ -59,7 +59,7 @@ func (l *live) outfit(environ []string, proxyURL string) (*outfit, error) {
 
 // holding names the variables in which a value of the session stands, whatever
 // they are called. No profile can inherit them.
-func holding(environ []string, values *grant.Scrubber) (names []string) {
+func holding(environ []string, values *scrub.Scrubber) (names []string) {
 	for _, entry := range environ {
 		name, value, _ := strings.Cut(entry, "=")
 		if values.Holds(value) {

@@ -70,6 +70,38 @@ func (e *Encoder) Read(p []byte) (int, error) {
 	return e.out.Read(p)
 }
 
+// Writer puts a body into a coding, piece by piece.
+type Writer struct {
+	like *Decoder
+	to   io.Writer
+	enc  compressor
+}
+
+// Writer writes to w in the coding of d.
+func (d *Decoder) Writer(w io.Writer) *Writer {
+	return &Writer{like: d, to: w}
+}
+
+// Put writes p so that whoever reads has all of it; when last, so that the body
+// ends. One that came without a byte stays so: it has no coding.
+func (w *Writer) Put(p []byte, last bool) (err error) {
+	if w.enc == nil {
+		if len(p) == 0 && (!last || w.like.src.n == 0) {
+			return nil
+		}
+		if w.enc, err = compress(w.like.name, w.like.raw, w.to); err != nil {
+			return err
+		}
+	}
+	if _, err = w.enc.Write(p); err != nil {
+		return err
+	}
+	if last {
+		return w.enc.Close()
+	}
+	return w.enc.Flush()
+}
+
 // Ready is how many bytes can be read without reading the source.
 func (e *Encoder) Ready() int { return e.out.Len() }
 

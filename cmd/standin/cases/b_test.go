@@ -21,7 +21,7 @@ func sectionB() []entry {
 		{"B08", echoCutAnywhere},
 		{"B14", echoWithoutABody},
 		{"B15", echoInAnEventStream},
-	}, sectionBTLS()...), sectionBProcess()...)
+	}, sectionBTLS()...), append(sectionBProcess(), sectionBAnswers()...)...)
 }
 
 // both are an upstream that offers HTTP/2 and one that does not.

@@ -1,4 +1,4 @@
-package grant
+package scrub
 
 import (
 	"encoding/base64"
@@ -6,18 +6,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/url"
-	"standin/grant/body"
 	"strings"
 	"unicode/utf8"
 
-	"standin/vault"
+	"standin/grant/body"
 )
-
-// scrubValue is one value that must not reach the command, and what stands for it.
-type scrubValue struct {
-	secret      vault.Secret
-	placeholder string
-}
 
 // form is one way in which a value may be written, and what takes its place.
 type form struct {
@@ -30,8 +23,9 @@ type form struct {
 // alignments and both alphabets, and hexadecimal, which are overwritten at
 // equal length. Out of reach are, among others, forms that escape what need
 // not be escaped, UTF-16, reversed text and compression inside the body.
-func formsOf(v scrubValue) []form {
-	raw := string(v.secret.Reveal())
+func formsOf(v Value) []form {
+	raw := v.Text
+	spaced := strings.ReplaceAll(url.QueryEscape(raw), "+", "%20")
 	var forms []form
 	add := func(text, with string) {
 		for _, f := range forms {
@@ -41,13 +35,13 @@ func formsOf(v scrubValue) []form {
 		}
 		forms = append(forms, form{text, with})
 	}
-	add(raw, v.placeholder)
-	for _, escaped := range []string{url.QueryEscape(raw), url.PathEscape(raw), escapeQuery(raw), escapeAll(raw, true), escapeAll(raw, false)} {
-		add(escaped, v.placeholder)
-		add(lowerEscapes(escaped), v.placeholder)
+	add(raw, v.Placeholder)
+	for _, escaped := range []string{url.QueryEscape(raw), url.PathEscape(raw), spaced, escapeAll(raw, true), escapeAll(raw, false)} {
+		add(escaped, v.Placeholder)
+		add(lowerEscapes(escaped), v.Placeholder)
 	}
 	for _, escaped := range jsonForms(raw) {
-		add(escaped, v.placeholder)
+		add(escaped, v.Placeholder)
 	}
 	for _, alphabet := range []*base64.Encoding{base64.RawStdEncoding, base64.RawURLEncoding} {
 		for shift := range 3 {
@@ -61,12 +55,14 @@ func formsOf(v scrubValue) []form {
 	return forms
 }
 
+const unreserved = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
+
 // escapeAll percent-encodes every byte, but where plain the unreserved characters
 // of RFC 3986.
 func escapeAll(text string, plain bool) string {
 	var out strings.Builder
 	for _, c := range []byte(text) {
-		if plain && (isWord(c) || strings.IndexByte("-.~", c) >= 0) {
+		if plain && (c < utf8.RuneSelf && strings.IndexByte(unreserved, c) >= 0) {
 			out.WriteByte(c)
 		} else {
 			fmt.Fprintf(&out, "%%%02X", c)
@@ -98,17 +94,18 @@ func jsonForms(text string) []string {
 	}
 	forms = append(forms, strings.ReplaceAll(forms[0], "/", `\/`))
 	if utf8.ValidString(text) {
-		forms = append(forms, asciiJSON(forms[0], "%04x"), asciiJSON(forms[0], "%04X"))
+		forms = append(forms, asciiJSON(forms[0], "%04x", 0x80), asciiJSON(forms[0], "%04X", 0x80))
+		forms = append(forms, asciiJSON(text, "%04x", 0), asciiJSON(text, "%04X", 0))
 	}
 	return forms
 }
 
-// asciiJSON writes what is above ASCII as \u escapes.
-func asciiJSON(text, digits string) string {
+// asciiJSON writes what is not below plain as \u escapes.
+func asciiJSON(text, digits string, plain rune) string {
 	var out strings.Builder
 	for _, r := range text {
 		switch {
-		case r < 0x80:
+		case r < plain:
 			out.WriteRune(r)
 		case r < 0x10000:
 			fmt.Fprintf(&out, `\u`+digits, r)
@@ -129,6 +126,3 @@ func base64Inner(alphabet *base64.Encoding, text string, shift int) string {
 	last := (shift + len(text)) * 8 / 6
 	return coded[first:last]
 }
-
-// inert is a mark of length n that is no valid credential.
-func inert(n int) string { return strings.Repeat("x", n) }
