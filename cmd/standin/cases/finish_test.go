@@ -27,7 +27,7 @@ func (c *Case) finish() {
 	for _, g := range c.servings {
 		ended := g.gone
 		if code := g.End(); !ended && code != 0 {
-			c.Errorf("serve ended with %d", code)
+			c.Errorf("serve ended with %d: %s", code, clip(g.errs.String()))
 		}
 	}
 	for _, u := range c.upstreams {
