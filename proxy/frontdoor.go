@@ -89,7 +89,7 @@ func (p *Proxy) serveFront(w http.ResponseWriter, r *http.Request) {
 	client, process, err := conn.gate.Admit(conn.Conn, r.Header.Values("Proxy-Authorization"))
 	if err != nil {
 		code, id := p.noteStranger(client, process, err)
-		writeRefusal(w, code, id)
+		writeStranger(w, code, id, process)
 		return
 	}
 	r.Header.Del("Proxy-Authorization")
