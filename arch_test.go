@@ -31,8 +31,9 @@ var imports = map[string][]string{
 	"grant/scrub":           {"grant/body"},
 	"grant/body":            {},
 	"grant/coding":          {},
-	"proxy":                 {"audit", "grant", "grant/answer", "grant/coding", "grant/scrub", "rules", "proxy/dial"},
+	"proxy":                 {"audit", "grant", "grant/answer", "grant/coding", "grant/scrub", "rules", "proxy/dial", "proxy/websocket"},
 	"proxy/dial":            {"grant", "rules"},
+	"proxy/websocket":       {},
 	"bench":                 {},
 	"cmd/standin/cases":     {},
 	"examples/verify-audit": {},
@@ -41,17 +42,18 @@ var imports = map[string][]string{
 // reveals are the files that may call Secret.Reveal: where a value is put on
 // the wire, compared with what comes back, delivered, or kept.
 var reveals = []string{
-	"grant/plan.go",             // puts it into a request
-	"grant/session.go",          // its keyed fingerprint, and what scrubbing looks for
-	"vault/resolver.go",         // has it changed
-	"vault/secret.go",           // its own length
-	"vault/source.go",           // a key of a file's content
-	"vault/store.go",            // encrypted, to disk
-	"vault/strength.go",         // is it fit to be kept
-	"cmd/standin/deliver.go",    // what the rules hand to the command
-	"cmd/standin/demo.go",       // the recovery key of the demo
-	"cmd/standin/envfile.go",    // variables that the user's own file sets
-	"cmd/standin/vault_init.go", // the recovery key, shown once
+	"grant/plan.go",               // puts it into a request
+	"grant/session.go",            // its keyed fingerprint, and what scrubbing looks for
+	"vault/resolver.go",           // has it changed
+	"vault/secret.go",             // its own length
+	"vault/source.go",             // a key of a file's content
+	"vault/store.go",              // encrypted, to disk
+	"vault/strength.go",           // is it fit to be kept
+	"cmd/standin/deliver.go",      // what the rules hand to the command
+	"cmd/standin/demo.go",         // the recovery key of the demo
+	"cmd/standin/envfile.go",      // variables that the user's own file sets
+	"cmd/standin/vault_init.go",   // the recovery key, shown once
+	"cmd/standin/vault_unlock.go", // the identity, for the kernel's keyring
 }
 
 // modules are all that the program may be built from, each with its line in

@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"strconv"
 	"strings"
@@ -28,9 +29,11 @@ type exchange struct {
 	query  string // raw, without "?"
 	asked  bool   // a "?" stood in the target
 	match  rules.Match
-	coding string // of the body, when the rule reads it
-	logged string // the path as the record may say it
-	sent   bool   // it was sent on, as far as can be known
+	coding string   // of the body, when the rule reads it
+	logged string   // the path as the record may say it
+	sent   bool     // it was sent on, as far as can be known
+	opens  bool     // it opens a WebSocket
+	up     net.Conn // what it was sent on by, when it opens a WebSocket
 
 	brought []string // names of the cookies that the answer sets
 }
@@ -132,10 +135,7 @@ func (x *exchange) check() error {
 			return &grant.Refusal{Code: "grant_expired"}
 		}
 	}
-	if isUpgrade(x.r.Header, "websocket") {
-		return &grant.Refusal{Code: "upgrade_refused"}
-	}
-	return nil
+	return x.upgrade()
 }
 
 // clear decides about a request in the clear: a host that is intercepted for
@@ -231,6 +231,9 @@ func (x *exchange) serve() error {
 	resp, err := x.send(plan, req, body)
 	if err != nil {
 		return err
+	}
+	if x.opens && resp.StatusCode == http.StatusSwitchingProtocols {
+		return x.relay(plan, resp)
 	}
 	return x.receive(resp, body)
 }
@@ -343,7 +346,7 @@ func readsBody(rule *rules.Rule) bool {
 	}
 	for _, sub := range rule.Substitute {
 		for _, surface := range sub.In {
-			if surface.Kind.InBody() && surface.Kind.Served() {
+			if surface.Kind.InBody() {
 				return true
 			}
 		}
@@ -364,16 +367,4 @@ func signed(h http.Header) bool {
 		}
 	}
 	return strings.HasPrefix(h.Get("Authorization"), "AWS4-")
-}
-
-// isUpgrade says whether a request asks for another protocol.
-func isUpgrade(h http.Header, protocol string) bool {
-	for _, line := range h["Upgrade"] {
-		for token := range strings.SplitSeq(line, ",") {
-			if strings.EqualFold(strings.TrimSpace(token), protocol) {
-				return true
-			}
-		}
-	}
-	return false
 }

@@ -238,6 +238,7 @@ type outcome struct {
 	status       int
 	sent         *sentBody
 	seen         answer.Seen
+	said         int64 // bytes of the client's messages, of a WebSocket
 	code, reason string
 }
 
@@ -261,7 +262,7 @@ func (o *outcome) fault(err error) {
 // result records how the exchange ended.
 func (x *exchange) result(o outcome) {
 	rec := x.record("result")
-	rec.Status, rec.BytesIn, rec.BytesOut = o.status, o.seen.Received, o.sent.sentBytes()
+	rec.Status, rec.BytesIn, rec.BytesOut = o.status, o.seen.Received, o.sent.sentBytes()+o.said
 	rec.Duration, rec.Code, rec.Reason = time.Since(x.began), o.code, o.reason
 	rec.Scrubbed = o.seen.Scrubbed
 	if rule := x.match.Rule; rule != nil && rule.Scrub != rules.ScrubDefault {

@@ -74,6 +74,8 @@ func vaultHint(err error) string {
 		return "a value must be told from ordinary text, or it cannot be scrubbed from responses; take a generated one"
 	case errors.As(err, &keys):
 		return "unlock the keyring of your desktop, or keep the identity in a file: standin vault init --identity-file FILE"
+	case errors.Is(err, errNoKernelKeyring):
+		return "name a file that holds the passphrase: --passphrase-file FILE, or $STANDIN_PASSPHRASE_FILE"
 	case errors.Is(err, errNoTerminal):
 		return "name a file that holds it: --passphrase-file FILE, or $STANDIN_PASSPHRASE_FILE"
 	case errors.Is(err, errNoHome):

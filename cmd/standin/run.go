@@ -33,6 +33,7 @@ type runFlags struct {
 	rules, profile, isolation, envFile, receipt, log, upstreamProxy, upstreamCA, gateway, tokenFile string
 	secrets, open                                                                                   []string
 	ttl                                                                                             time.Duration
+	mask                                                                                            bool
 }
 
 func newRunCommand(p *program) *cobra.Command {
@@ -52,6 +53,7 @@ func newRunCommand(p *program) *cobra.Command {
 	flags.SetInterspersed(false)
 	sessionFlags(cmd, f)
 	flags.StringArrayVar(&f.open, "open", nil, "under netns, let the command reach `HOST:PORT` unopened, or the socket unix:PATH (repeatable)")
+	flags.BoolVar(&f.mask, "mask", false, "put placeholders where delivered values stand in what the command prints (not to a terminal)")
 	flags.StringVar(&f.receipt, "receipt", "", "write what was granted and used to `FILE` when the command has ended")
 	return cmd
 }
@@ -274,12 +276,19 @@ func (r *running) command(s session) (int, error) {
 		}
 		spec.Host = r.room
 	}
-	child, err := launch.Start(spec)
+	masks, err := r.masks(o, &spec)
 	if err != nil {
+		return 0, err
+	}
+	child, err := launch.Start(spec)
+	masks.started()
+	if err != nil {
+		masks.close()
 		return 0, startError(err)
 	}
 	told := s.started(child, removed)
 	code, err := child.Wait()
+	masks.close()
 	// What the command left behind may still need its files; their age counts
 	// from here.
 	return code, errors.Join(told, err, files.Touch())

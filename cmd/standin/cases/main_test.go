@@ -35,6 +35,12 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == clientRole {
 		os.Exit(playClient(os.Args[2:]))
 	}
+	if len(os.Args) > 1 && os.Args[1] == roomRole {
+		os.Exit(playInTheRoom(os.Args[2:]))
+	}
+	if len(os.Args) > 1 && os.Args[1] == filterRole {
+		os.Exit(playTheContainer(os.Args[2:]))
+	}
 	flag.Parse()
 	// Cases wait for processes and sockets more than they compute.
 	if f := flag.Lookup("test.parallel"); f != nil && f.Value.String() == f.DefValue && flag.Lookup("test.fuzz").Value.String() == "" {

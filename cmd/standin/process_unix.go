@@ -39,3 +39,6 @@ func awaitEnd(ended <-chan struct{}) {
 	case <-signals:
 	}
 }
+
+// brokenPipe is the signal of a reader that has gone.
+var brokenPipe = []os.Signal{syscall.SIGPIPE}
