@@ -138,6 +138,8 @@ func logHint(err error) string {
 	switch {
 	case errors.As(err, &older):
 		return "find out who put it there; if it was you, with a backup: standin vault accept --reason TEXT"
+	case errors.Is(err, audit.ErrNumbers):
+		return "that file is not of standin's making: standin audit recover --reason TEXT"
 	case errors.As(err, &mode):
 		return mode.Fix
 	case errors.As(err, &lost):

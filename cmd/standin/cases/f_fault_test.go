@@ -217,6 +217,9 @@ func (s *Session) traffic(name string, connections, answers int, then time.Durat
 	_ = syscall.Kill(s.Gateway, syscall.SIGKILL)
 	<-s.exited
 	all.Wait()
+	for _, t := range tunnels {
+		_ = t.Close()
+	}
 	s.End()
 	return int(unanswered.Load())
 }
