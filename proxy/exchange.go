@@ -19,21 +19,21 @@ import (
 
 // exchange is one request and its answer.
 type exchange struct {
-	p      *Proxy
-	t      *tunnel
-	w      *plainWriter
-	r      *http.Request
-	id     string
-	began  time.Time
-	path   string // raw, as on the wire
-	query  string // raw, without "?"
-	asked  bool   // a "?" stood in the target
-	match  rules.Match
-	coding string   // of the body, when the rule reads it
-	logged string   // the path as the record may say it
-	sent   bool     // it was sent on, as far as can be known
-	opens  bool     // it opens a WebSocket
-	up     net.Conn // what it was sent on by, when it opens a WebSocket
+	p        *Proxy
+	t        *tunnel
+	w        *plainWriter
+	r        *http.Request
+	id       string
+	began    time.Time
+	path     string         // raw, as on the wire
+	query    string         // raw, without "?"
+	asked    bool           // a "?" stood in the target
+	decision grant.Decision // of one version of the rules
+	coding   string         // of the body, when the rule reads it
+	logged   string         // the path as the record may say it
+	sent     bool           // it was sent on, as far as can be known
+	opens    bool           // it opens a WebSocket
+	up       net.Conn       // what it was sent on by, when it opens a WebSocket
 
 	brought []string // names of the cookies that the answer sets
 }
@@ -94,8 +94,8 @@ func (x *exchange) record(kind string) *audit.Record {
 	if len(rec.Method) > 32 {
 		rec.Method = ""
 	}
-	if x.match.Rule != nil {
-		rec.Rule = x.match.Rule.Name
+	if x.decision.Rule != nil {
+		rec.Rule = x.decision.Rule.Name
 	}
 	return rec
 }
@@ -126,8 +126,8 @@ func (x *exchange) check() error {
 			return err
 		}
 	}
-	x.match = policy.Match(rules.Target{Authority: x.t.authority, Scheme: x.t.scheme, Method: x.r.Method, Path: x.path})
-	if rule := x.match.Rule; rule != nil {
+	x.decision = x.t.client.Session.Match(rules.Target{Authority: x.t.authority, Scheme: x.t.scheme, Method: x.r.Method, Path: x.path})
+	if rule := x.decision.Rule; rule != nil {
 		if rule.Deny {
 			return &grant.Refusal{Code: "rule_denied"}
 		}
@@ -141,7 +141,7 @@ func (x *exchange) check() error {
 // clear decides about a request in the clear: a host that is intercepted for
 // https is never reached so.
 func (x *exchange) clear(policy *rules.Policy) error {
-	x.t.verdict = policy.Host(x.t.authority)
+	x.t.verdict = x.t.client.Session.Host(x.t.authority)
 	if x.t.verdict.Action == rules.Intercept {
 		x.t.scrub = x.t.client.Session.GrantsAt(x.t.authority)
 		return nil
@@ -223,7 +223,7 @@ func (x *exchange) serve() error {
 	if err != nil {
 		return err
 	}
-	req := &grant.Request{Header: x.r.Header, Path: x.path, Query: x.query, Body: first, Coding: x.coding, Match: x.match, At: x.t.authority}
+	req := &grant.Request{Header: x.r.Header, Path: x.path, Query: x.query, Body: first, Coding: x.coding, Match: x.decision.Match, At: x.t.authority}
 	plan, err := x.t.client.Session.Prepare(x.r.Context(), req)
 	if err != nil {
 		return err
@@ -252,7 +252,7 @@ func (x *exchange) body() (*sentBody, []byte, error) {
 		}
 		return nil, nil, nil
 	}
-	rule := x.match.Rule
+	rule := x.decision.Rule
 	if !readsBody(rule) {
 		return x.newSentBody(), nil, nil
 	}

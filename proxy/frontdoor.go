@@ -150,7 +150,7 @@ func (p *Proxy) newTunnel(c *caller, r *http.Request) (*tunnel, error) {
 	if err := c.client.Session.Live(); err != nil {
 		return t, err
 	}
-	t.verdict = c.client.Session.Policy.Host(a)
+	t.verdict = c.client.Session.Host(a)
 	if t.verdict.Action == rules.UnmatchedDeny {
 		return t, &grant.Refusal{Code: "unmatched_denied"}
 	}

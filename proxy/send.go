@@ -73,6 +73,7 @@ func (x *exchange) recordUses(uses []grant.Use) error {
 		return nil
 	}
 	rec := x.record("substitute")
+	rec.RulesHash = x.decision.Hash
 	for _, use := range uses {
 		rec.Uses = append(rec.Uses, audit.Use{Secret: use.Secret, Version: use.Version, Fingerprint: use.Fingerprint, Surface: use.Surface, Count: use.Count})
 	}
@@ -243,7 +244,7 @@ func (b *sentBody) substitute(plan *grant.Plan) error {
 	src, sameLength, err := plan.Stream(b.x.r.Body, grant.Late{
 		Record: func(use grant.Use) error { return b.x.recordUses([]grant.Use{use}) },
 		Misplaced: func(secret string) error {
-			if b.x.match.Rule.Misplaced == rules.Refuse {
+			if b.x.decision.Rule.Misplaced == rules.Refuse {
 				return &grant.Refusal{Code: "placeholder_misplaced", Secret: secret, Surface: "body"}
 			}
 			if !b.seen[secret] {

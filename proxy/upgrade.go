@@ -23,7 +23,7 @@ func (x *exchange) upgrade() error {
 	if !isUpgrade(x.r.Header, "websocket") {
 		return nil
 	}
-	if rule := x.match.Rule; rule == nil || !rule.WebSocket {
+	if rule := x.decision.Rule; rule == nil || !rule.WebSocket {
 		return &grant.Refusal{Code: "upgrade_refused"}
 	}
 	if err := websocket.CheckRequest(x.r); err != nil {
@@ -117,7 +117,7 @@ func socket(conn net.Conn) net.Conn {
 
 // run runs a relay, and says how it ended.
 func (x *exchange) run(relay *websocket.Relay) outcome {
-	if expires := x.match.Rule.Expires; !expires.IsZero() {
+	if expires := x.decision.Rule.Expires; !expires.IsZero() {
 		timer := time.AfterFunc(time.Until(expires), func() { relay.Stop(&grant.Refusal{Code: "grant_expired"}) })
 		defer timer.Stop()
 	}
@@ -189,7 +189,7 @@ type said struct {
 
 func (s *said) Begin(op websocket.Op) error {
 	s.seen = nil
-	if s.x.match.Rule.Expired(time.Now()) {
+	if s.x.decision.Rule.Expired(time.Now()) {
 		return &grant.Refusal{Code: "grant_expired"}
 	}
 	return s.messages.Begin(op == websocket.Text)
@@ -205,7 +205,7 @@ func (s *said) Control(b []byte) ([]byte, error) {
 // misplaced refuses a placeholder, or records each secret's once in a message and
 // lets it pass: it is inert.
 func (s *said) misplaced(secret string) error {
-	if s.x.match.Rule.Misplaced == rules.Refuse {
+	if s.x.decision.Rule.Misplaced == rules.Refuse {
 		return &grant.Refusal{Code: "placeholder_misplaced", Secret: secret, Surface: "websocket"}
 	}
 	if !s.seen[secret] {

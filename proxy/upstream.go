@@ -76,7 +76,7 @@ func (u *upstreams) close() {
 // pool is the pool of a request's rule to its authority. Connections are never
 // shared between rules, since a server may tie what was granted to the connection.
 func (p *Proxy) pool(x *exchange) (*http.Transport, error) {
-	t, rule := x.t, x.match.Rule
+	t, rule := x.t, x.decision.Rule
 	key := poolKey{authority: t.authority, scheme: t.scheme, h1: x.opens}
 	if rule != nil {
 		key.rule = rule.Name

@@ -46,8 +46,8 @@ type gateway struct {
 	marking sync.WaitGroup
 	living  atomic.Int64 // sessions that have not ended
 
-	mu       sync.Mutex
-	editions []*edition // all there were; an old one is kept while a session may use it
+	mu        sync.Mutex
+	resolvers []*vault.Resolver // of all editions: a session may still use an old one
 }
 
 // gatewayConfig is what a gateway is made from.
@@ -81,7 +81,7 @@ func newGateway(ctx context.Context, cfg gatewayConfig) (*gateway, error) {
 	if err != nil {
 		return nil, errors.Join(err, file.Close())
 	}
-	g.adopt(first)
+	g.current.Store(first)
 	g.record, err = audit.Open(cfg.home.Audit(), auditKeys(cfg.store), auditConfig(cfg.store))
 	if err != nil {
 		file.Close()
@@ -159,7 +159,7 @@ func (g *gateway) close() error {
 	}
 	g.endLife()
 	g.marking.Wait()
-	g.closeEditions()
+	g.closeSources()
 	return errors.Join(err, g.record.Close(), g.logFile.Close())
 }
 
