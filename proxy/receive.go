@@ -186,7 +186,7 @@ func (x *exchange) copyBody(resp *http.Response, how answer.How) (answer.Seen, e
 	d := &delivery{x: x, resp: resp, changed: how.Scrubs(), flow: http.NewResponseController(x.w.ResponseWriter)}
 	if resp.ContentLength < 0 && how.Coding == "" {
 		// The answer's header must not wait for its first event.
-		if err := d.Pass(nil, false); err != nil {
+		if err := d.Pass(nil, answer.Pause); err != nil {
 			return answer.Seen{}, err
 		}
 	}
@@ -205,8 +205,8 @@ type delivery struct {
 
 // Pass sends what is ready. The first call begins the answer, and says how long
 // it is when that is known.
-func (d *delivery) Pass(p []byte, last bool) error {
-	w := d.x.w
+func (d *delivery) Pass(p []byte, then answer.Then) error {
+	w, last := d.x.w, then == answer.Last
 	if !d.began {
 		d.began = true
 		if d.changed {
@@ -227,7 +227,7 @@ func (d *delivery) Pass(p []byte, last bool) error {
 			return errClientGone
 		}
 	}
-	if !last && d.flow.Flush() != nil {
+	if then == answer.Pause && d.flow.Flush() != nil {
 		return errClientGone
 	}
 	return nil
