@@ -171,7 +171,7 @@ func (c *copier) fill(in io.Reader, room []byte) error {
 	for at := 0; ; {
 		n, err := in.Read(room[at:])
 		at += n
-		more := bulk && err == nil && at < len(room)
+		more := bulk && err == nil && at < min(len(room), enough) || err == nil && c.src.n == c.how.Length && at < len(room)
 		c.mu.Lock()
 		c.came += n
 		if more && n > 0 && c.src.n < c.how.Length && !c.soon {

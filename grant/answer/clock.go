@@ -18,6 +18,8 @@ const (
 	// soon is how long a piece of a body of known length may wait for more, so that
 	// large bodies go on in large pieces.
 	soon = 5 * time.Millisecond
+	// enough is a piece that need not wait for more.
+	enough = 32 << 10
 )
 
 // wait sets the clock before the source is read.

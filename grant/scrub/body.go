@@ -27,7 +27,7 @@ type Body struct {
 // Windows come in two sizes, since most bodies are small.
 const (
 	smallWindow = 4 << 10
-	largeWindow = 64 << 10
+	largeWindow = 128 << 10
 )
 
 var windows = [2]sync.Pool{
