@@ -78,6 +78,7 @@ func (x *exchange) receive(resp *http.Response, sent *sentBody) error {
 	if err == nil {
 		err = x.copyTrailer(resp.Trailer)
 	}
+	out.left = x.r.Context().Err() != nil
 	out.fault(err)
 	x.result(out)
 	if err != nil {
@@ -238,6 +239,7 @@ type outcome struct {
 	status       int
 	sent         *sentBody
 	seen         answer.Seen
+	left         bool // the client is gone
 	code, reason string
 }
 
@@ -245,7 +247,7 @@ type outcome struct {
 func (o *outcome) fault(err error) {
 	switch {
 	case err == nil:
-	case errors.Is(err, errClientGone):
+	case errors.Is(err, errClientGone), o.left:
 		o.reason = "client aborted"
 	case errors.Is(err, answer.ErrUnsafe):
 		o.code, o.reason = "unsafe_response", "the body cannot be scrubbed"

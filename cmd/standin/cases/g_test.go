@@ -26,7 +26,7 @@ func sectionG() []entry {
 		{"G05", manyRefusedTunnels},
 		{"G06", manyHostsOfAWildcard},
 		{"G16", nothingIsLeftBehind},
-	}, sectionGUpstream()...)
+	}, append(sectionGUpstream(), sectionGFlow()...)...)
 }
 
 // usage is what a process has used: the memory that it holds now and has held
