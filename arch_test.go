@@ -31,8 +31,9 @@ var imports = map[string][]string{
 	"grant/scrub":           {"grant/body"},
 	"grant/body":            {},
 	"grant/coding":          {},
-	"proxy":                 {"audit", "grant", "grant/answer", "grant/coding", "grant/scrub", "rules", "proxy/dial"},
+	"proxy":                 {"audit", "grant", "grant/answer", "grant/coding", "grant/scrub", "rules", "proxy/dial", "proxy/websocket"},
 	"proxy/dial":            {"grant", "rules"},
+	"proxy/websocket":       {},
 	"bench":                 {},
 	"cmd/standin/cases":     {},
 	"examples/verify-audit": {},
@@ -41,28 +42,32 @@ var imports = map[string][]string{
 // reveals are the files that may call Secret.Reveal: where a value is put on
 // the wire, compared with what comes back, delivered, or kept.
 var reveals = []string{
-	"grant/plan.go",             // puts it into a request
-	"grant/session.go",          // its keyed fingerprint, and what scrubbing looks for
-	"vault/resolver.go",         // has it changed
-	"vault/secret.go",           // its own length
-	"vault/source.go",           // a key of a file's content
-	"vault/store.go",            // encrypted, to disk
-	"vault/strength.go",         // is it fit to be kept
-	"cmd/standin/deliver.go",    // what the rules hand to the command
-	"cmd/standin/demo.go",       // the recovery key of the demo
-	"cmd/standin/envfile.go",    // variables that the user's own file sets
-	"cmd/standin/vault_init.go", // the recovery key, shown once
+	"grant/plan.go",               // puts it into a request
+	"grant/session.go",            // its keyed fingerprint, and what scrubbing looks for
+	"vault/resolver.go",           // has it changed
+	"vault/secret.go",             // its own length
+	"vault/source.go",             // a key of a file's content
+	"vault/store.go",              // encrypted, to disk
+	"vault/strength.go",           // is it fit to be kept
+	"cmd/standin/deliver.go",      // what the rules hand to the command
+	"cmd/standin/demo.go",         // the recovery key of the demo
+	"cmd/standin/envfile.go",      // variables that the user's own file sets
+	"cmd/standin/vault_init.go",   // the recovery key, shown once
+	"cmd/standin/vault_unlock.go", // the identity, for the kernel's keyring
 }
 
-// modules are all that the program may be built from, each with its line in
-// DECISIONS.md.
+// modules are all that the program and its tests may be built from, each with its
+// line in DECISIONS.md.
 var modules = []string{
 	"filippo.io/age", "github.com/andybalholm/brotli", "github.com/creack/pty", "github.com/elazarl/goproxy",
-	"github.com/hashicorp/golang-lru/v2", "github.com/klauspost/compress", "github.com/rogpeppe/go-internal",
+	"github.com/coder/websocket", "github.com/hashicorp/golang-lru/v2", "github.com/klauspost/compress", "github.com/rogpeppe/go-internal",
 	"github.com/smallstep/truststore", "github.com/spf13/cobra", "github.com/zalando/go-keyring", "go.uber.org/goleak",
-	"golang.org/x/crypto", "golang.org/x/net", "golang.org/x/sys", "golang.org/x/term", "gopkg.in/yaml.v3",
+	"google.golang.org/grpc", "google.golang.org/protobuf", "golang.org/x/crypto", "golang.org/x/net", "golang.org/x/sys", "golang.org/x/term", "gopkg.in/yaml.v3",
 	"software.sslmate.com/src/go-pkcs12",
 }
+
+// testModules are those of them that no program may be built from.
+var testModules = []string{"github.com/coder/websocket", "google.golang.org/grpc", "google.golang.org/protobuf"}
 
 // Budgets are smoke alarms: raising one is a commit of its own, with the reason.
 const (
@@ -230,6 +235,17 @@ func TestOnlyAllowedModulesAreUsed(t *testing.T) {
 		}
 		if !strings.Contains(string(decisions), name) {
 			t.Errorf("module %s has no line in DECISIONS.md", name)
+		}
+	}
+}
+
+func TestOnlyTestsUseTheModulesOfTests(t *testing.T) {
+	for _, s := range sources(t) {
+		for _, spec := range s.file.Imports {
+			path := strings.Trim(spec.Path.Value, `"`)
+			if !s.test() && slices.ContainsFunc(testModules, func(m string) bool { return strings.HasPrefix(path, m) }) {
+				t.Errorf("%s imports %s, which is for tests", s.path, path)
+			}
 		}
 	}
 }

@@ -217,33 +217,67 @@ func SeenVaultWrites(dir string, vaultKey []byte) (uint64, error) {
 // seenWrites looks at the newest opening that counts; what others have put beside it does not. Openings are made under the
 // lock of the directory, so their counts never fall.
 func seenWrites(dir string, streams []*stream, vault *[32]byte) (uint64, error) {
+	o, err := newestVouched(dir, streams, vault, false)
+	if err != nil || o == nil {
+		return 0, err
+	}
+	return o.VaultWrites, nil
+}
+
+// newestVouched returns the newest opening that was made with the vault's key, nil if there is none. In a broken log it
+// passes over what cannot be read.
+func newestVouched(dir string, streams []*stream, vault *[32]byte, broken bool) (*opening, error) {
 	for _, s := range slices.Backward(streams) {
 		o, err := readOpening(dir, s)
 		switch {
-		case errors.Is(err, errForm) || errors.Is(err, fs.ErrNotExist):
-		case err != nil:
-			return 0, err
-		case o.VaultWrites > 0 && o.vouched(vault):
-			return o.VaultWrites, nil
+		case err == nil && o.vouched(vault):
+			return o, nil
+		case err != nil && !broken && !errors.Is(err, errForm) && !errors.Is(err, fs.ErrNotExist):
+			return nil, err
 		}
 	}
-	return 0, nil
+	return nil, nil
 }
 
 // watchVault refuses a vault that is older than the log knows it.
-func (b *beginning) watchVault(streams []*stream) error {
+func (b *beginning) watchVault(newest *opening) (err error) {
 	if b.log.config.VaultWrites == nil {
 		return nil
 	}
-	seen, err := seenWrites(b.log.dir, streams, &b.vault)
-	if err != nil {
-		return err
+	var seen uint64
+	if newest != nil {
+		seen = newest.VaultWrites
 	}
 	if b.opening.VaultWrites, err = b.log.config.VaultWrites(); err == nil && b.opening.VaultWrites < seen {
 		err = &OlderVaultError{Have: b.opening.VaultWrites, Seen: seen}
 	}
 	return err
 }
+
+// follow numbers the new stream. Somebody may have used up the numbers: then only a log that begins anew, with the old one
+// moved away, goes on, from the last number that the vault's owner gave.
+func (b *beginning) follow(streams []*stream, newest *opening) error {
+	var number uint64
+	if len(streams) > 0 {
+		number = streams[len(streams)-1].number
+	}
+	b.log.stream = newStreamID(number + 1)
+	if _, ok := parseStreamID(b.log.stream); ok {
+		return nil
+	}
+	if b.opening.Archive == nil {
+		return fmt.Errorf("number a stream after %q: %w", streams[len(streams)-1].id, ErrNumbers)
+	}
+	number = 0
+	if newest != nil {
+		number, _ = parseStreamID(newest.Stream)
+	}
+	b.log.stream = newStreamID(number + 1)
+	return nil
+}
+
+// ErrNumbers says that somebody has used up the numbers of streams.
+var ErrNumbers = errors.New("no number is left")
 
 // ErrClosed is inside the UnavailableError of a log that was closed.
 var ErrClosed = errors.New("the log is closed")

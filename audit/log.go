@@ -160,12 +160,11 @@ func prepare(dir string, keys Keys, config Config) (*beginning, error) {
 // begin writes the opening record and starts the writer.
 func (b *beginning) begin(streams []*stream) (*Log, error) {
 	l, o := b.log, &b.opening
-	var number uint64
-	if len(streams) > 0 {
-		number = streams[len(streams)-1].number
+	newest, err := newestVouched(l.dir, streams, &b.vault, o.Archive != nil)
+	if err == nil {
+		err = errors.Join(b.watchVault(newest), b.follow(streams, newest))
 	}
-	l.stream = newStreamID(number + 1)
-	if err := b.watchVault(streams); err != nil {
+	if err != nil {
 		return nil, err
 	}
 	o.Stream, o.Version, o.Process = l.stream, l.config.Version, self()

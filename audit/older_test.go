@@ -100,3 +100,22 @@ func TestAStreamThatWasOpenedWithAnOlderVaultIsFound(t *testing.T) {
 		t.Errorf("the second verifier ends with %d: %s", code, out)
 	}
 }
+
+func TestUsedUpNumbersStopALogAndNotItsRecovery(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	h.fill(t, 1, Config{VaultWrites: wrote(2)})
+	write(t, filepath.Join(h.dir, "9223372036854775807-aaaaaaaa-000001.jsonl"), nil)
+	if _, err := Open(h.dir, h.keys, Config{}); !errors.Is(err, ErrNumbers) {
+		t.Fatalf("a stream after the last number: %v", err)
+	}
+	l, _, err := Recover(h.dir, h.keys, Config{VaultWrites: wrote(2)}, "no number was left")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	h.wants(t, Whole, l.Anchor())
+	h.wants(t, Whole, h.fill(t, 1, Config{VaultWrites: wrote(2)}))
+}

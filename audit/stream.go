@@ -289,7 +289,7 @@ func (w *walk) known(n int, seq uint64, h [32]byte) error {
 			if f.final {
 				return w.problemAt(n, seq, fmt.Sprintf("was not there when %s was opened", f.from))
 			}
-		case f.h == h:
+		case f.h == h && (f.anchor == nil || f.anchor.Source != JournalLine || !w.keyed || w.genuine(f, &w.chain.key)):
 			f.met = true
 		case f.anchor != nil && f.anchor.Source == JournalLine && !w.genuine(f, &w.chain.key):
 			w.report.warnings = append(w.report.warnings, "an anchor in the journal does not check")

@@ -300,18 +300,28 @@ type Late struct {
 // when the request is over; src stays open. It says whether the length stays
 // what it is. Errors are *Refusal, or those of src.
 func (p *Plan) Stream(src io.Reader, late Late) (substituted *Upload, sameLength bool, err error) {
+	put, misplaced := p.prep.whileItStreams(late)
+	r, s, done, err := p.prep.pipe(src, put, misplaced)
+	if err != nil {
+		return nil, false, err
+	}
+	return &Upload{r, s, done}, r == io.Reader(s) && len(s.surfaces) == 0 && len(p.prep.named(rules.Body)) == 0, nil
+}
+
+// whileItStreams decides about placeholders that are met on the way.
+func (p *prep) whileItStreams(late Late) (put func(string, rules.Surface) (*held, error), misplaced func(string) error) {
 	var recorded []Use
-	put := func(secret string, at rules.Surface) (*held, error) {
-		if err := p.prep.s.Live(); err != nil {
+	put = func(secret string, at rules.Surface) (*held, error) {
+		if err := p.s.Live(); err != nil {
 			return nil, err
 		}
-		_, reserved := p.prep.granted[secret]
-		value, err := p.prep.place(secret, at)
+		_, reserved := p.granted[secret]
+		value, err := p.place(secret, at)
 		if err != nil {
 			return nil, err
 		}
 		if !reserved {
-			if err := p.prep.s.reserve(map[string]*held{secret: value}); err != nil {
+			if err := p.s.reserve(map[string]*held{secret: value}); err != nil {
 				return nil, err
 			}
 		}
@@ -325,15 +335,11 @@ func (p *Plan) Stream(src io.Reader, late Late) (substituted *Upload, sameLength
 		recorded = append(recorded, use)
 		return value, nil
 	}
-	misplaced := func(secret string) error {
-		p.prep.s.NoteMisplaced([]string{secret})
+	misplaced = func(secret string) error {
+		p.s.NoteMisplaced([]string{secret})
 		return late.Misplaced(secret)
 	}
-	r, s, done, err := p.prep.pipe(src, put, misplaced)
-	if err != nil {
-		return nil, false, err
-	}
-	return &Upload{r, s, done}, r == io.Reader(s) && len(s.surfaces) == 0 && len(p.prep.named(rules.Body)) == 0, nil
+	return put, misplaced
 }
 
 // Upload is a body on its way, with values in it.

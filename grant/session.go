@@ -54,6 +54,7 @@ type Session struct {
 	fingerprint func([]byte) string
 	ended       chan struct{}
 	timer       *time.Timer
+	limits      atomic.Pointer[limits]
 
 	mu     sync.Mutex
 	grants map[string]*grant

@@ -220,7 +220,7 @@ func escapeQuery(text string) string {
 
 // newStream reads src as the rule and the Content-Type say.
 func (p *prep) newStream(src io.Reader) (*stream, error) {
-	s := &stream{p: p, src: src, layout: body.Raw{}}
+	s := &stream{p: p, src: src, layout: body.Raw{}, outside: rules.Surface{Kind: rules.Body}}
 	types := p.r.Header["Content-Type"]
 	if len(types) > 1 {
 		return nil, &Refusal{Code: "bad_request", Surface: "body"}

@@ -28,6 +28,7 @@ type stream struct {
 	src       io.Reader
 	layout    body.Layout
 	surfaces  []rules.Surface // of the layout's parts
+	outside   rules.Surface   // of what lies in none of them
 	put       func(secret string, at rules.Surface) (*held, error)
 	misplaced func(secret string) error
 
@@ -243,7 +244,10 @@ func (s *stream) settle(whole bool) error {
 // value is what stands for a placeholder here, written as its place wants it;
 // "" where it stays.
 func (s *stream) value(secret string) (string, error) {
-	at, layout := rules.Surface{Kind: rules.Body}, body.Layout(body.Raw{})
+	at, layout := s.outside, body.Layout(body.Raw{})
+	if at.Kind == rules.WebSocket {
+		layout = utf8Only{}
+	}
 	if s.part != body.Outside && s.p.allows(secret, s.surfaces[s.part]) {
 		at, layout = s.surfaces[s.part], s.layout
 	}

@@ -32,7 +32,7 @@ type EnvConfig struct {
 // SECRET, CERT, AUTH.
 const (
 	SessionVariable = "STANDIN_SESSION"
-	controlVariable = "STANDIN_CONTROL"
+	ControlVariable = "STANDIN_CONTROL"
 )
 
 // TokenVariable holds a one-time token that opens a session. The command never
@@ -121,7 +121,7 @@ func Environ(cfg EnvConfig) (env []string, removed []string) {
 	out["PHP_INI_SCAN_DIR"] = user["PHP_INI_SCAN_DIR"] + string(filepath.ListSeparator) + cfg.Files.Path(phpDir)
 	out["WGETRC"] = cfg.Files.Path(wgetrcFile)
 	out["AIOHTTP_TRUST_ENV"] = "True"
-	for name, value := range map[string]string{SessionVariable: cfg.Session, controlVariable: cfg.ControlSocket} {
+	for name, value := range map[string]string{SessionVariable: cfg.Session, ControlVariable: cfg.ControlSocket} {
 		if value != "" {
 			out[name] = value
 		} else {

@@ -136,7 +136,7 @@ func (p *Proxy) serveNamed(t *tunnel) {
 		return
 	}
 	t.authority = a
-	switch t.verdict = t.client.Session.Policy.Host(a); t.verdict.Action {
+	switch t.verdict = t.client.Session.Host(a); t.verdict.Action {
 	case rules.UnmatchedDeny:
 		p.denyDirect(t, &grant.Refusal{Code: "unmatched_denied"}, "")
 		t.Conn.SetWriteDeadline(time.Now().Add(handshakeTimeout))

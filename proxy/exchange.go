@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"strconv"
 	"strings"
@@ -18,19 +19,21 @@ import (
 
 // exchange is one request and its answer.
 type exchange struct {
-	p      *Proxy
-	t      *tunnel
-	w      *plainWriter
-	r      *http.Request
-	id     string
-	began  time.Time
-	path   string // raw, as on the wire
-	query  string // raw, without "?"
-	asked  bool   // a "?" stood in the target
-	match  rules.Match
-	coding string // of the body, when the rule reads it
-	logged string // the path as the record may say it
-	sent   bool   // it was sent on, as far as can be known
+	p        *Proxy
+	t        *tunnel
+	w        *plainWriter
+	r        *http.Request
+	id       string
+	began    time.Time
+	path     string         // raw, as on the wire
+	query    string         // raw, without "?"
+	asked    bool           // a "?" stood in the target
+	decision grant.Decision // of one version of the rules
+	coding   string         // of the body, when the rule reads it
+	logged   string         // the path as the record may say it
+	sent     bool           // it was sent on, as far as can be known
+	opens    bool           // it opens a WebSocket
+	up       net.Conn       // what it was sent on by, when it opens a WebSocket
 
 	brought []string // names of the cookies that the answer sets
 }
@@ -91,8 +94,8 @@ func (x *exchange) record(kind string) *audit.Record {
 	if len(rec.Method) > 32 {
 		rec.Method = ""
 	}
-	if x.match.Rule != nil {
-		rec.Rule = x.match.Rule.Name
+	if x.decision.Rule != nil {
+		rec.Rule = x.decision.Rule.Name
 	}
 	return rec
 }
@@ -123,8 +126,8 @@ func (x *exchange) check() error {
 			return err
 		}
 	}
-	x.match = policy.Match(rules.Target{Authority: x.t.authority, Scheme: x.t.scheme, Method: x.r.Method, Path: x.path})
-	if rule := x.match.Rule; rule != nil {
+	x.decision = x.t.client.Session.Match(rules.Target{Authority: x.t.authority, Scheme: x.t.scheme, Method: x.r.Method, Path: x.path})
+	if rule := x.decision.Rule; rule != nil {
 		if rule.Deny {
 			return &grant.Refusal{Code: "rule_denied"}
 		}
@@ -132,16 +135,13 @@ func (x *exchange) check() error {
 			return &grant.Refusal{Code: "grant_expired"}
 		}
 	}
-	if isUpgrade(x.r.Header, "websocket") {
-		return &grant.Refusal{Code: "upgrade_refused"}
-	}
-	return nil
+	return x.upgrade()
 }
 
 // clear decides about a request in the clear: a host that is intercepted for
 // https is never reached so.
 func (x *exchange) clear(policy *rules.Policy) error {
-	x.t.verdict = policy.Host(x.t.authority)
+	x.t.verdict = x.t.client.Session.Host(x.t.authority)
 	if x.t.verdict.Action == rules.Intercept {
 		x.t.scrub = x.t.client.Session.GrantsAt(x.t.authority)
 		return nil
@@ -223,7 +223,7 @@ func (x *exchange) serve() error {
 	if err != nil {
 		return err
 	}
-	req := &grant.Request{Header: x.r.Header, Path: x.path, Query: x.query, Body: first, Coding: x.coding, Match: x.match, At: x.t.authority}
+	req := &grant.Request{Header: x.r.Header, Path: x.path, Query: x.query, Body: first, Coding: x.coding, Match: x.decision.Match, At: x.t.authority}
 	plan, err := x.t.client.Session.Prepare(x.r.Context(), req)
 	if err != nil {
 		return err
@@ -231,6 +231,9 @@ func (x *exchange) serve() error {
 	resp, err := x.send(plan, req, body)
 	if err != nil {
 		return err
+	}
+	if x.opens && resp.StatusCode == http.StatusSwitchingProtocols {
+		return x.relay(plan, resp)
 	}
 	return x.receive(resp, body)
 }
@@ -249,7 +252,7 @@ func (x *exchange) body() (*sentBody, []byte, error) {
 		}
 		return nil, nil, nil
 	}
-	rule := x.match.Rule
+	rule := x.decision.Rule
 	if !readsBody(rule) {
 		return x.newSentBody(), nil, nil
 	}
@@ -343,7 +346,7 @@ func readsBody(rule *rules.Rule) bool {
 	}
 	for _, sub := range rule.Substitute {
 		for _, surface := range sub.In {
-			if surface.Kind.InBody() && surface.Kind.Served() {
+			if surface.Kind.InBody() {
 				return true
 			}
 		}
@@ -364,16 +367,4 @@ func signed(h http.Header) bool {
 		}
 	}
 	return strings.HasPrefix(h.Get("Authorization"), "AWS4-")
-}
-
-// isUpgrade says whether a request asks for another protocol.
-func isUpgrade(h http.Header, protocol string) bool {
-	for _, line := range h["Upgrade"] {
-		for token := range strings.SplitSeq(line, ",") {
-			if strings.EqualFold(strings.TrimSpace(token), protocol) {
-				return true
-			}
-		}
-	}
-	return false
 }

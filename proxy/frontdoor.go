@@ -4,6 +4,9 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
 	"errors"
 	"io"
 	"log"
@@ -11,6 +14,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 
 	"github.com/elazarl/goproxy"
 
@@ -85,7 +89,7 @@ func (p *Proxy) serveFront(w http.ResponseWriter, r *http.Request) {
 	client, process, err := conn.gate.Admit(conn.Conn, r.Header.Values("Proxy-Authorization"))
 	if err != nil {
 		code, id := p.noteStranger(client, process, err)
-		writeRefusal(w, code, id)
+		writeStranger(w, code, id, process)
 		return
 	}
 	r.Header.Del("Proxy-Authorization")
@@ -146,7 +150,7 @@ func (p *Proxy) newTunnel(c *caller, r *http.Request) (*tunnel, error) {
 	if err := c.client.Session.Live(); err != nil {
 		return t, err
 	}
-	t.verdict = c.client.Session.Policy.Host(a)
+	t.verdict = c.client.Session.Host(a)
 	if t.verdict.Action == rules.UnmatchedDeny {
 		return t, &grant.Refusal{Code: "unmatched_denied"}
 	}
@@ -229,4 +233,63 @@ func (p *Proxy) contain(w http.ResponseWriter, where string) {
 		}
 		writeRefusal(w, "internal", newID())
 	}
+}
+
+// Credentials is the gate of isolation "session": a connection belongs to the
+// session whose id and token it shows. Tokens are kept as hashes, in memory only.
+type Credentials struct {
+	mu   sync.RWMutex
+	byID map[string]credential
+}
+
+type credential struct {
+	hash   [sha256.Size]byte
+	client *Client
+}
+
+// NewCredentials makes a gate that admits nobody.
+func NewCredentials() *Credentials { return &Credentials{byID: map[string]credential{}} }
+
+// Add admits connections that show the token of c's session.
+func (g *Credentials) Add(c *Client, token string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.byID[c.Session.ID] = credential{sha256.Sum256([]byte(token)), c}
+}
+
+// Remove forgets a session: its credentials are wrong from then on.
+func (g *Credentials) Remove(session string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.byID, session)
+}
+
+// Admit takes the session from "Basic" credentials. What is wrong with them is
+// not said, and takes no different time.
+func (g *Credentials) Admit(_ net.Conn, lines []string) (*Client, audit.Process, error) {
+	id, token := "", ""
+	if len(lines) == 1 {
+		id, token = basicCredentials(lines[0])
+	}
+	g.mu.RLock()
+	known := g.byID[id]
+	g.mu.RUnlock()
+	shown := sha256.Sum256([]byte(token))
+	if subtle.ConstantTimeCompare(shown[:], known.hash[:]) != 1 || known.client == nil {
+		return nil, audit.Process{}, ErrCredentials
+	}
+	return known.client, audit.Process{}, nil
+}
+
+func basicCredentials(line string) (user, password string) {
+	scheme, coded, ok := strings.Cut(line, " ")
+	if !ok || !strings.EqualFold(scheme, "Basic") || len(coded) > 1024 {
+		return "", ""
+	}
+	plain, err := base64.StdEncoding.DecodeString(coded)
+	if err != nil {
+		return "", ""
+	}
+	user, password, _ = strings.Cut(string(plain), ":")
+	return user, password
 }

@@ -44,6 +44,8 @@ const (
 	idleTimeout       = 5 * time.Minute
 	answerTimeout     = 10 * time.Minute // to the first byte of an answer: some models think that long
 	stallTimeout      = 2 * time.Minute  // for a client that does not read
+	quietTimeout      = 10 * time.Minute // for a WebSocket on which nobody says anything
+	cutTimeout        = 2 * time.Second  // for the last records of a session's WebSockets
 	silence           = 5 * time.Minute  // of an upstream within an answer that is no stream of events
 )
 
@@ -176,6 +178,7 @@ type Client struct {
 	Isolation string
 
 	upstreams upstreams
+	relays    sync.WaitGroup // of WebSockets
 	mu        sync.Mutex
 	open      map[*tunnel]struct{}
 	cut       bool
@@ -207,7 +210,8 @@ func (c *Client) Tunnels() int {
 	return len(c.open)
 }
 
-// Cut closes every tunnel of the session, at once, and every later one.
+// Cut closes every tunnel of the session, at once, and every later one. It waits
+// for what WebSockets have to put on record, if that takes no longer than a moment.
 func (c *Client) Cut() {
 	c.mu.Lock()
 	c.cut = true
@@ -218,6 +222,26 @@ func (c *Client) Cut() {
 		t.Close()
 	}
 	c.upstreams.close()
+	recorded := make(chan struct{})
+	go func() {
+		c.relays.Wait()
+		close(recorded)
+	}()
+	select {
+	case <-recorded:
+	case <-time.After(cutTimeout):
+	}
+}
+
+// relaying counts a relay whose end Cut waits for. It answers false when the
+// session was cut already.
+func (c *Client) relaying() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.cut {
+		c.relays.Add(1)
+	}
+	return !c.cut
 }
 
 // add counts a tunnel of the session, of which there are at most so many.

@@ -21,7 +21,7 @@ import (
 // scrubs says whether answers to this request are scrubbed: those of a host at
 // which the session holds a grant, unless the rule says otherwise.
 func (x *exchange) scrubs() bool {
-	if rule := x.match.Rule; rule != nil && rule.Scrub != rules.ScrubDefault {
+	if rule := x.decision.Rule; rule != nil && rule.Scrub != rules.ScrubDefault {
 		return rule.Scrub == rules.ScrubAlways
 	}
 	return x.t.scrub
@@ -29,7 +29,7 @@ func (x *exchange) scrubs() bool {
 
 // strips says whether new credentials are taken out of answers.
 func (x *exchange) strips() bool {
-	return x.match.Rule != nil && x.match.Rule.ResponseCredentials == rules.Strip
+	return x.decision.Rule != nil && x.decision.Rule.ResponseCredentials == rules.Strip
 }
 
 // scrubber is nil when answers to this request are not scrubbed.
@@ -239,7 +239,8 @@ type outcome struct {
 	status       int
 	sent         *sentBody
 	seen         answer.Seen
-	left         bool // the client is gone
+	left         bool  // the client is gone
+	said         int64 // bytes of the client's messages, of a WebSocket
 	code, reason string
 }
 
@@ -263,10 +264,10 @@ func (o *outcome) fault(err error) {
 // result records how the exchange ended.
 func (x *exchange) result(o outcome) {
 	rec := x.record("result")
-	rec.Status, rec.BytesIn, rec.BytesOut = o.status, o.seen.Received, o.sent.sentBytes()
+	rec.Status, rec.BytesIn, rec.BytesOut = o.status, o.seen.Received, o.sent.sentBytes()+o.said
 	rec.Duration, rec.Code, rec.Reason = time.Since(x.began), o.code, o.reason
 	rec.Scrubbed = o.seen.Scrubbed
-	if rule := x.match.Rule; rule != nil && rule.Scrub != rules.ScrubDefault {
+	if rule := x.decision.Rule; rule != nil && rule.Scrub != rules.ScrubDefault {
 		rec.Scrub = "never"
 		if rule.Scrub == rules.ScrubAlways {
 			rec.Scrub = "always"

@@ -9,7 +9,9 @@ import (
 	"log/slog"
 	"net/http"
 	"strconv"
+	"strings"
 
+	"standin/audit"
 	"standin/grant"
 )
 
@@ -63,12 +65,12 @@ func answerFor(code string) refusalText {
 }
 
 // errorBody is the fixed body of a refusal.
-func errorBody(code, id string) []byte {
+func errorBody(code, id, hint string) []byte {
 	body, err := json.Marshal(struct {
 		Error string `json:"error"`
 		ID    string `json:"id"`
 		Hint  string `json:"hint"`
-	}{code, id, answerFor(code).hint})
+	}{code, id, hint})
 	if err != nil {
 		return []byte("{}")
 	}
@@ -82,7 +84,34 @@ func proxyStatus(code string) string {
 // writeRefusal answers a request with a code. Of the header only a
 // "Connection: close" stays.
 func writeRefusal(w http.ResponseWriter, code, id string) {
-	body := errorBody(code, id)
+	writeAnswer(w, code, errorBody(code, id, answerFor(code).hint))
+}
+
+// writeStranger answers who was not admitted. A process that is known is told
+// that it was found, which it knows of itself.
+func writeStranger(w http.ResponseWriter, code, id string, process audit.Process) {
+	hint := answerFor(code).hint
+	if code == "not_in_tree" && process.PID > 0 {
+		hint = fmt.Sprintf("process %d (%s) is not of the command's process tree: let the command start it, or start it by a standin run of its own",
+			process.PID, plainPath(process.Exe))
+	}
+	writeAnswer(w, code, errorBody(code, id, hint))
+}
+
+// plainPath is a program's path as a hint may say it.
+func plainPath(path string) string {
+	if path == "" || len(path) > 256 || strings.Contains(path, "zstandin_") {
+		return "unknown"
+	}
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r > '~' {
+			return '?'
+		}
+		return r
+	}, path)
+}
+
+func writeAnswer(w http.ResponseWriter, code string, body []byte) {
 	h := w.Header()
 	closing := h.Get("Connection") == "close"
 	clear(h)

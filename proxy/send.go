@@ -19,6 +19,7 @@ import (
 	"standin/audit"
 	"standin/grant"
 	"standin/grant/coding"
+	"standin/proxy/websocket"
 	"standin/rules"
 )
 
@@ -26,11 +27,11 @@ import (
 // request on: one function, so that nothing is sent that was not recorded. The
 // record is durable before the first byte leaves.
 func (x *exchange) send(plan *grant.Plan, req *grant.Request, body *sentBody) (*http.Response, error) {
-	pool, err := x.p.pool(x.t, x.match.Rule)
+	pool, err := x.p.pool(x)
 	if err != nil {
 		return nil, err
 	}
-	x.noteMisplaced(plan.Misplaced)
+	x.noteMisplaced("body", plan.Misplaced)
 	if err := x.recordUses(plan.Uses); err != nil {
 		return nil, err
 	}
@@ -48,6 +49,7 @@ func (x *exchange) send(plan *grant.Plan, req *grant.Request, body *sentBody) (*
 			if tries++; tries > 1 && x.recordUses(plan.Uses) != nil {
 				info.Conn.Close()
 			}
+			x.up = info.Conn
 		},
 		Got1xxResponse: once.inform,
 	}
@@ -71,6 +73,7 @@ func (x *exchange) recordUses(uses []grant.Use) error {
 		return nil
 	}
 	rec := x.record("substitute")
+	rec.RulesHash = x.decision.Hash
 	for _, use := range uses {
 		rec.Uses = append(rec.Uses, audit.Use{Secret: use.Secret, Version: use.Version, Fingerprint: use.Fingerprint, Surface: use.Surface, Count: use.Count})
 	}
@@ -80,14 +83,15 @@ func (x *exchange) recordUses(uses []grant.Use) error {
 	return nil
 }
 
-// noteMisplaced records placeholders that stay in a body.
-func (x *exchange) noteMisplaced(secrets []string) {
+// noteMisplaced records placeholders that stay where they are, in a body or
+// another place without a surface.
+func (x *exchange) noteMisplaced(place string, secrets []string) {
 	if len(secrets) == 0 {
 		return
 	}
 	rec := x.record("misplaced")
 	rec.Count = len(secrets)
-	rec.Reason = "body"
+	rec.Reason = place
 	slices.Sort(secrets)
 	rec.Secrets = slices.Compact(slices.Clone(secrets))
 	x.p.note(rec)
@@ -105,6 +109,9 @@ func (x *exchange) request(req *grant.Request, body *sentBody) *http.Request {
 	}
 	h := req.Header
 	stripHops(h)
+	if x.opens {
+		websocket.Offer(h)
+	}
 	if _, ok := h["User-Agent"]; !ok {
 		h["User-Agent"] = []string{""} // keeps the transport from naming itself
 	}
@@ -221,7 +228,7 @@ func (x *exchange) newSentBody() *sentBody {
 func (b *sentBody) found(p *grant.Placeholder) error {
 	if !b.seen[p.Secret] {
 		b.seen[p.Secret] = true
-		b.x.noteMisplaced([]string{p.Secret})
+		b.x.noteMisplaced("body", []string{p.Secret})
 		b.x.t.client.Session.NoteMisplaced([]string{p.Secret})
 	}
 	return nil
@@ -237,12 +244,12 @@ func (b *sentBody) substitute(plan *grant.Plan) error {
 	src, sameLength, err := plan.Stream(b.x.r.Body, grant.Late{
 		Record: func(use grant.Use) error { return b.x.recordUses([]grant.Use{use}) },
 		Misplaced: func(secret string) error {
-			if b.x.match.Rule.Misplaced == rules.Refuse {
+			if b.x.decision.Rule.Misplaced == rules.Refuse {
 				return &grant.Refusal{Code: "placeholder_misplaced", Secret: secret, Surface: "body"}
 			}
 			if !b.seen[secret] {
 				b.seen[secret] = true
-				b.x.noteMisplaced([]string{secret})
+				b.x.noteMisplaced("body", []string{secret})
 			}
 			return nil
 		},
@@ -300,7 +307,7 @@ func (b *sentBody) trailers() {
 		held := slices.IndexFunc(values, func(v string) bool { _, found := index.Next(v, 0); return found })
 		if held >= 0 {
 			hit, _ := index.Next(values[held], 0)
-			b.x.noteMisplaced([]string{hit.Placeholder.Secret})
+			b.x.noteMisplaced("body", []string{hit.Placeholder.Secret})
 			delete(b.trailer, name)
 			continue
 		}

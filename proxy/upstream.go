@@ -27,6 +27,7 @@ type poolKey struct {
 	rule      string
 	authority rules.Authority
 	scheme    string
+	h1        bool // for WebSockets
 }
 
 // upstreams are the connections of one session. No session uses another's.
@@ -72,10 +73,11 @@ func (u *upstreams) close() {
 	u.pools.Purge()
 }
 
-// pool is the pool of a rule to an authority. Connections are never shared
-// between rules, since a server may tie what was granted to the connection.
-func (p *Proxy) pool(t *tunnel, rule *rules.Rule) (*http.Transport, error) {
-	key := poolKey{authority: t.authority, scheme: t.scheme}
+// pool is the pool of a request's rule to its authority. Connections are never
+// shared between rules, since a server may tie what was granted to the connection.
+func (p *Proxy) pool(x *exchange) (*http.Transport, error) {
+	t, rule := x.t, x.decision.Rule
+	key := poolKey{authority: t.authority, scheme: t.scheme, h1: x.opens}
 	if rule != nil {
 		key.rule = rule.Name
 	}
@@ -88,14 +90,14 @@ func (p *Proxy) pool(t *tunnel, rule *rules.Rule) (*http.Transport, error) {
 	if pool, ok := u.pools.Get(key); ok {
 		return pool, nil
 	}
-	pool := p.newPool(t, rule)
+	pool := p.newPool(t, rule, !x.opens)
 	u.pools.Add(key, pool)
 	return pool, nil
 }
 
 // newPool makes the pool of one rule to one authority. It follows no redirect,
 // adds no header, unpacks nothing, and goes through no proxy of the environment.
-func (p *Proxy) newPool(t *tunnel, rule *rules.Rule) *http.Transport {
+func (p *Proxy) newPool(t *tunnel, rule *rules.Rule, h2 bool) *http.Transport {
 	client, a := t.client, t.authority
 	guard := dial.Public
 	if rule == nil && t.verdict.Action != rules.Intercept {
@@ -111,7 +113,9 @@ func (p *Proxy) newPool(t *tunnel, rule *rules.Rule) *http.Transport {
 	}
 	base.ServerName = a.Host
 	base.MinVersion = tls.VersionTLS12
-	base.NextProtos = []string{"h2", "http/1.1"}
+	if base.NextProtos = []string{"http/1.1"}; h2 {
+		base.NextProtos = []string{"h2", "http/1.1"}
+	}
 	base.ClientSessionCache = tls.NewLRUClientSessionCache(8)
 	base.VerifyConnection = weakKey
 	return &http.Transport{
@@ -129,7 +133,7 @@ func (p *Proxy) newPool(t *tunnel, rule *rules.Rule) *http.Transport {
 			}
 			return handshake(ctx, conn, base)
 		},
-		Protocols:              protocols(true),
+		Protocols:              protocols(h2),
 		HTTP2:                  &http.HTTP2Config{SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second},
 		DisableCompression:     true,
 		MaxIdleConns:           256,

@@ -50,9 +50,6 @@ func TestEveryKeyOfTheGrammarIsRead(t *testing.T) {
 	}
 	for _, s := range api.Substitute {
 		for _, in := range s.In {
-			if want := in.Kind.String() != "websocket"; in.Kind.Served() != want {
-				t.Errorf("%s: served %v", in, !want)
-			}
 			if want := strings.Contains("form json multipart body", in.Kind.String()); in.Kind.InBody() != want {
 				t.Errorf("%s: in body %v", in, !want)
 			}

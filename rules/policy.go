@@ -41,10 +41,6 @@ func (k Kind) String() string { return kindNames[k] }
 // InBody reports whether the surface lies in the body of a request.
 func (k Kind) InBody() bool { return k == Form || k == JSON || k == Multipart || k == Body }
 
-// Served reports whether this version substitutes there. A rule that names
-// another surface loads, and a placeholder there stays as it is.
-func (k Kind) Served() bool { return k != WebSocket }
-
 // Surface is one place in a request. Name is the canonical header name, the
 // name of a cookie, parameter or field, or a JSON pointer; "" where the kind
 // needs none.

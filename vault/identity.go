@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -49,6 +51,9 @@ type Unlock struct {
 	Passphrase   func() ([]byte, error)                           // asked only if it is needed
 	Unwrap       func(wrapped, passphrase []byte) ([]byte, error) // nil: UnwrapIdentity in this process
 	IdentityFile string                                           // "": the file that identity.age names
+	// Held is the identity that Unwrapped gave to somebody who holds it for a
+	// while, or nil. It is asked before the passphrase; id says which it must be.
+	Held func(id string) []byte
 }
 
 // Info is what can be said of a vault that is not opened.
@@ -274,6 +279,22 @@ func unlock(dir string, u Unlock) (*age.X25519Identity, error) {
 		}
 		return parseIdentity(path, []byte(text))
 	}
+	if u.Held != nil {
+		if text := u.Held(wrappedID(wrapped)); text != nil {
+			defer clear(text)
+			return parseIdentity(path, text)
+		}
+	}
+	text, err := u.unwrap(wrapped)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(text)
+	return parseIdentity(path, text)
+}
+
+// unwrap asks for the passphrase.
+func (u Unlock) unwrap(wrapped []byte) ([]byte, error) {
 	if u.Passphrase == nil {
 		return nil, ErrPassphrase
 	}
@@ -282,16 +303,39 @@ func unlock(dir string, u Unlock) (*age.X25519Identity, error) {
 		return nil, err
 	}
 	defer clear(passphrase)
-	unwrap := u.Unwrap
-	if unwrap == nil {
-		unwrap = UnwrapIdentity
+	if u.Unwrap == nil {
+		return UnwrapIdentity(wrapped, passphrase)
 	}
-	text, err := unwrap(wrapped, passphrase)
+	return u.Unwrap(wrapped, passphrase)
+}
+
+// wrappedID names an identity by how it is wrapped: another passphrase, another id.
+func wrappedID(wrapped []byte) string {
+	sum := sha256.Sum256(wrapped)
+	return hex.EncodeToString(sum[:16])
+}
+
+// WrappedID is the id of the identity of the vault in dir, "" if no passphrase
+// wraps it.
+func WrappedID(dir string) (string, error) {
+	info, wrapped, err := inspect(dir)
+	if err != nil || info.Kept != "passphrase" {
+		return "", err
+	}
+	return wrappedID(wrapped), nil
+}
+
+// Unwrapped is the identity of the vault in dir, and its id, for somebody who holds
+// it for a while. The vault itself is opened with it, so that it is the right one.
+func Unwrapped(dir string, u Unlock) (id string, identity Secret, err error) {
+	if id, err = WrappedID(dir); err != nil || id == "" {
+		return "", Secret{}, err
+	}
+	s, err := Open(dir, u)
 	if err != nil {
-		return nil, err
+		return "", Secret{}, err
 	}
-	defer clear(text)
-	return parseIdentity(path, text)
+	return id, NewSecret([]byte(s.identity.String())), nil
 }
 
 // readIdentity reads a file that holds one age identity and comments, as age-keygen writes it.

@@ -17,7 +17,7 @@ import (
 
 func newAuditCommand(p *program) *cobra.Command {
 	return group("audit", "Check and search the log of every use of a secret",
-		newAuditVerifyCommand(p), newAuditShowCommand(p), newAuditTailCommand(p), newAuditExportCommand(p), newAuditRecoverCommand(p))
+		newAuditVerifyCommand(p), newAuditShowCommand(p), newAuditTailCommand(p), newAuditExportCommand(p), newAuditPruneCommand(p), newAuditRecoverCommand(p))
 }
 
 // auditKey is the purpose of the vault's key that a log is opened with.

@@ -167,7 +167,7 @@ is deleted. It refuses while a gateway is running, and it opens the vault.`,
 			if err != nil {
 				return err
 			}
-			store, err := p.openVault(cmd, h)
+			store, err := p.openVaultAsItIs(cmd, h) // Recover looks at its age itself, as far as a broken log tells it
 			if err != nil {
 				return err
 			}

@@ -15,7 +15,8 @@ import (
 // deliver hands a real value to the command, as the rules say: the exception
 // for what is not HTTP. It is on record before the command has it. What is
 // returned stands in the secret's variable: the value, or the path of its file.
-func (l *live) deliver(secret *rules.Secret) (string, error) {
+// The value is noted in delivered, by its placeholder.
+func (l *live) deliver(secret *rules.Secret, delivered map[string]string) (string, error) {
 	ctx := context.Background()
 	value, err := l.session.Delivered(ctx, secret.Name)
 	if err != nil {
@@ -26,6 +27,7 @@ func (l *live) deliver(secret *rules.Secret) (string, error) {
 	if err := l.g.record.Append(ctx, rec); err != nil {
 		return "", err
 	}
+	delivered[l.placeholders[secret.Name]] = string(value.Reveal())
 	if secret.Deliver == rules.Env {
 		return string(value.Reveal()), nil
 	}

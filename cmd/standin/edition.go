@@ -13,7 +13,7 @@ type edition struct {
 	policy       *rules.Policy
 	placeholders map[string]string
 	resolver     *vault.Resolver
-	limit        *rules.Policy // nil: nothing is taken away
+	file         *rules.Policy // what the file said last, trusted or not
 }
 
 // newEdition makes the edition of a policy that is trusted.
@@ -22,26 +22,29 @@ func (g *gateway) newEdition(ctx context.Context, policy *rules.Policy) (*editio
 	if err != nil {
 		return nil, err
 	}
-	return &edition{policy: policy, placeholders: placeholders,
-		resolver: vault.NewResolver(vault.ResolverConfig{Store: g.store, Environ: g.environ, Exec: execSources(policy)})}, nil
+	e := &edition{policy: policy, file: policy, placeholders: placeholders,
+		resolver: vault.NewResolver(vault.ResolverConfig{Store: g.store, Environ: g.environ, Exec: execSources(policy)})}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.resolvers = append(g.resolvers, e.resolver)
+	return e, nil
+}
+
+// limited is the same edition under a later state of its file, which is not trusted.
+func (e *edition) limited(file *rules.Policy) *edition {
+	limited := *e
+	limited.file = file
+	return &limited
 }
 
 // edition is the one that new sessions are opened under.
 func (g *gateway) edition() *edition { return g.current.Load() }
 
-// adopt lets new sessions be opened under e. Sessions that live keep theirs.
-func (g *gateway) adopt(e *edition) {
+// closeSources ends what the sources have open, after all sessions.
+func (g *gateway) closeSources() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.editions = append(g.editions, e)
-	g.current.Store(e)
-}
-
-// closeEditions ends what the sources have open, after all sessions.
-func (g *gateway) closeEditions() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	for _, e := range g.editions {
-		e.resolver.Close()
+	for _, r := range g.resolvers {
+		r.Close()
 	}
 }

@@ -74,6 +74,8 @@ func vaultHint(err error) string {
 		return "a value must be told from ordinary text, or it cannot be scrubbed from responses; take a generated one"
 	case errors.As(err, &keys):
 		return "unlock the keyring of your desktop, or keep the identity in a file: standin vault init --identity-file FILE"
+	case errors.Is(err, errNoKernelKeyring):
+		return "name a file that holds the passphrase: --passphrase-file FILE, or $STANDIN_PASSPHRASE_FILE"
 	case errors.Is(err, errNoTerminal):
 		return "name a file that holds it: --passphrase-file FILE, or $STANDIN_PASSPHRASE_FILE"
 	case errors.Is(err, errNoHome):
@@ -136,6 +138,8 @@ func logHint(err error) string {
 	switch {
 	case errors.As(err, &older):
 		return "find out who put it there; if it was you, with a backup: standin vault accept --reason TEXT"
+	case errors.Is(err, audit.ErrNumbers):
+		return "that file is not of standin's making: standin audit recover --reason TEXT"
 	case errors.As(err, &mode):
 		return mode.Fix
 	case errors.As(err, &lost):

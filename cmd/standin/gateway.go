@@ -44,9 +44,10 @@ type gateway struct {
 	life    context.Context // ends when the gateway does
 	endLife context.CancelFunc
 	marking sync.WaitGroup
+	living  atomic.Int64 // sessions that have not ended
 
-	mu       sync.Mutex
-	editions []*edition // all there were; an old one is kept while a session may use it
+	mu        sync.Mutex
+	resolvers []*vault.Resolver // of all editions: a session may still use an old one
 }
 
 // gatewayConfig is what a gateway is made from.
@@ -80,7 +81,7 @@ func newGateway(ctx context.Context, cfg gatewayConfig) (*gateway, error) {
 	if err != nil {
 		return nil, errors.Join(err, file.Close())
 	}
-	g.adopt(first)
+	g.current.Store(first)
 	g.record, err = audit.Open(cfg.home.Audit(), auditKeys(cfg.store), auditConfig(cfg.store))
 	if err != nil {
 		file.Close()
@@ -99,7 +100,7 @@ func newGateway(ctx context.Context, cfg gatewayConfig) (*gateway, error) {
 // journal, where there is one, a mark is an anchor out of the user's reach.
 const markEvery = 5 * time.Minute
 
-// mark writes marks until the gateway ends.
+// mark writes marks until the gateway ends, while there is a session to speak of.
 func (g *gateway) mark() {
 	ticker := time.NewTicker(markEvery)
 	defer ticker.Stop()
@@ -108,6 +109,9 @@ func (g *gateway) mark() {
 		case <-g.life.Done():
 			return
 		case <-ticker.C:
+			if g.living.Load() == 0 {
+				continue
+			}
 			if _, err := g.record.Mark(g.life); err != nil {
 				g.log.Warn("no mark", slog.Any("cause", err))
 			}
@@ -155,7 +159,7 @@ func (g *gateway) close() error {
 	}
 	g.endLife()
 	g.marking.Wait()
-	g.closeEditions()
+	g.closeSources()
 	return errors.Join(err, g.record.Close(), g.logFile.Close())
 }
 
@@ -219,6 +223,7 @@ func (g *gateway) open(ctx context.Context, cfg sessionConfig) (*live, error) {
 	if cfg.isolation == isolationSession {
 		g.gate.Add(client, l.token)
 	}
+	g.living.Add(1)
 	go l.watch()
 	return l, nil
 }
@@ -239,6 +244,7 @@ func (l *live) watch() {
 func (l *live) end(reason string, began time.Time) error {
 	l.session.Revoke(reason)
 	<-l.watched
+	defer l.g.living.Add(-1)
 	l.authority.Close()
 	gone := l.withdraw()
 	rec := l.record("close")

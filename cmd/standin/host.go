@@ -143,7 +143,9 @@ func (h *hosted) end(reason string) error {
 	h.ending.Do(func() {
 		var closed error
 		if h.listener != nil {
-			closed = h.listener.Close()
+			if closed = h.listener.Close(); errors.Is(closed, net.ErrClosed) { // by a gateway that ends
+				closed = nil
+			}
 		}
 		closed = errors.Join(closed, h.room.close())
 		h.ended = errors.Join(h.live.end(reason, h.began), <-h.served, h.gate.close(), closed)

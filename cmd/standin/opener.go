@@ -324,6 +324,13 @@ func (v *visit) open(request openingRequest) error {
 	}
 	v.o.g.logIsolation(h.live, lacking)
 	v.o.desk.add(h)
+	// From here on a reload finds the session; what came before is made up for.
+	h.session.Limit(v.o.g.edition().file)
+	if outer != nil {
+		for _, p := range outer.session.Limits() {
+			h.session.Limit(p)
+		}
+	}
 	defer v.o.desk.forget()
 	h.follow()
 	o, err := h.live.outfit(request.Environ, h.proxyURL())

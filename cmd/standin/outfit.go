@@ -26,6 +26,7 @@ type outfit struct {
 	Holding      []string               `json:"holding"`      // of the user's, in which a value of the session stands
 	Inherit      []string               `json:"inherit"`
 	InheritAll   bool                   `json:"inherit_all"`
+	Delivered    map[string]string      `json:"delivered"` // values that the command gets, by their placeholders
 }
 
 // outfit hands out what the rules deliver, and says what the command gets.
@@ -33,7 +34,7 @@ type outfit struct {
 func (l *live) outfit(environ []string, proxyURL string) (*outfit, error) {
 	policy, profile := l.session.Policy, l.session.Profile
 	o := &outfit{Session: l.session.ID, ProxyURL: proxyURL, RootPEM: l.authority.RootPEM(), Hosts: policy.InterceptedHosts(),
-		Git: l.gitHosts(), Variables: map[string]string{}, Placeholders: l.placeholders, Carriers: catalog.Carriers(),
+		Git: l.gitHosts(), Variables: map[string]string{}, Delivered: map[string]string{}, Placeholders: l.placeholders, Carriers: catalog.Carriers(),
 		Holding: holding(environ, l.session.Scrubber()), Inherit: profile.Inherit, InheritAll: profile.InheritAll}
 	for _, secret := range policy.Secrets {
 		o.Carriers = append(o.Carriers, secret.Env...)
@@ -46,7 +47,7 @@ func (l *live) outfit(environ []string, proxyURL string) (*outfit, error) {
 		value := l.placeholders[name]
 		if secret.Deliver != rules.Wire {
 			var err error
-			if value, err = l.deliver(secret); err != nil {
+			if value, err = l.deliver(secret, o.Delivered); err != nil {
 				return nil, err
 			}
 		}

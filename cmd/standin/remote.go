@@ -156,7 +156,7 @@ func (r *running) openServed() (session, error) {
 	if err != nil {
 		return nil, err
 	}
-	request := openingRequest{Do: "open", asked: r.f.asked(), Command: filepath.Base(r.argv[0]), Environ: r.p.env, Place: here(), Outer: r.p.getenv(launch.SessionVariable)}
+	request := openingRequest{Do: "open", asked: r.f.asked(), Command: filepath.Base(r.argv[0]), Environ: r.p.env, Place: here(), Shell: r.shell, Outer: r.p.getenv(launch.SessionVariable)}
 	if r.policy != nil {
 		request.RulesHash = r.policy.Hash
 	}
@@ -164,6 +164,10 @@ func (r *running) openServed() (session, error) {
 	if s.answer, err = ask(c, request); err != nil {
 		c.Close()
 		return nil, err
+	}
+	if s.answer.Relay && r.shell.PID != 0 {
+		c.Close()
+		return nil, errors.New("open session: the gateway is in another network, and a shell has nobody who relays: take \"standin run\"")
 	}
 	if s.answer.Relay {
 		if s.relay, err = newRelay(s.at); err != nil {

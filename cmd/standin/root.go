@@ -73,6 +73,7 @@ var commands = []func(*program) *cobra.Command{
 	newInitCommand,
 	newRunCommand,
 	newServeCommand,
+	newEnvCommand,
 	newSessionCommand,
 	newVaultCommand,
 	newRulesCommand,

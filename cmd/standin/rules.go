@@ -190,11 +190,6 @@ func rulesNotes(pol *rules.Policy, now time.Time) []string {
 		}
 		for _, s := range r.Substitute {
 			used[s.Secret] = true
-			for _, in := range s.In {
-				if !in.Kind.Served() {
-					note("rule %q (line %d): %s is not served yet, a placeholder there stays as it is", r.Name, r.Line, in)
-				}
-			}
 		}
 	}
 	for _, name := range secretNames(pol) {

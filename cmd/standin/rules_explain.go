@@ -106,8 +106,8 @@ func explain(pol *rules.Policy, t rules.Target) *explained {
 	}
 	for _, at := range x.Places {
 		place := explainedPlace{Secret: at.Secret, Surface: at.Surface.String(), Profiles: profilesWith(pol, at.Secret)}
-		if !at.Surface.Kind.Served() {
-			place.Note = "not served yet: a placeholder there stays as it is"
+		if at.Surface.Kind == rules.WebSocket {
+			place.Note = "in text messages of the client, written as it is"
 		}
 		out.Puts = append(out.Puts, place)
 	}
@@ -137,10 +137,15 @@ func effect(pol *rules.Policy, x rules.Explanation) string {
 		return "refused (rule_denied)"
 	case x.Rule.Expired(time.Now()):
 		return "refused: the rule has expired (grant_expired)"
-	case len(x.Places) == 0:
-		return "intercepted and forwarded without a secret, a placeholder in a header, cookie, path or query is refused"
 	}
-	return "intercepted; where a placeholder stands at one of these places, the secret is put in"
+	does := "intercepted; where a placeholder stands at one of these places, the secret is put in"
+	if len(x.Places) == 0 {
+		does = "intercepted and forwarded without a secret, a placeholder in a header, cookie, path or query is refused"
+	}
+	if x.Rule.WebSocket {
+		does += "; may become a WebSocket"
+	}
+	return does
 }
 
 // profilesWith lists the profiles that hold a secret.

@@ -33,6 +33,7 @@ type runFlags struct {
 	rules, profile, isolation, envFile, receipt, log, upstreamProxy, upstreamCA, gateway, tokenFile string
 	secrets, open                                                                                   []string
 	ttl                                                                                             time.Duration
+	mask                                                                                            bool
 }
 
 func newRunCommand(p *program) *cobra.Command {
@@ -50,26 +51,28 @@ func newRunCommand(p *program) *cobra.Command {
 	}
 	flags := cmd.Flags()
 	flags.SetInterspersed(false)
+	sessionFlags(cmd, f)
+	flags.StringArrayVar(&f.open, "open", nil, "under netns, let the command reach `HOST:PORT` unopened, or the socket unix:PATH (repeatable)")
+	flags.BoolVar(&f.mask, "mask", false, "put placeholders where delivered values stand in what the command prints (not to a terminal)")
+	flags.StringVar(&f.receipt, "receipt", "", "write what was granted and used to `FILE` when the command has ended")
+	return cmd
+}
+
+// sessionFlags are the flags of commands that open a session.
+func sessionFlags(cmd *cobra.Command, f *runFlags) {
+	flags := cmd.Flags()
 	flags.StringVar(&f.rules, "rules", "", "the rules `FILE` (else standin.yaml here or above, else that of the home)")
 	flags.StringVar(&f.profile, "profile", "", "the profile `NAME` of the rules file")
 	flags.StringArrayVar(&f.secrets, "secret", nil, "grant only the secret `NAME` of the profile (repeatable)")
 	flags.DurationVar(&f.ttl, "ttl", 0, "end the grants after this `TIME`, at most the profile's")
 	flags.StringVar(&f.isolation, "isolation", "", "how surely a connection is tied to the command: `LEVEL` session, tree or netns (else the best of the first two)")
-	flags.StringArrayVar(&f.open, "open", nil, "under netns, let the command reach `HOST:PORT` unopened, or the socket unix:PATH (repeatable)")
 	flags.StringVar(&f.envFile, "env-file", "", "set the variables of a dotenv `FILE`; NAME=secret:X becomes X's placeholder")
-	flags.StringVar(&f.receipt, "receipt", "", "write what was granted and used to `FILE` when the command has ended")
 	flags.StringVar(&f.log, "log", "", "write the log to `FILE` instead of standin.log of the home")
 	flags.StringVar(&f.upstreamProxy, "upstream-proxy", "", "reach upstreams through the proxy at `URL`, or \"env\"")
 	flags.StringVar(&f.upstreamCA, "upstream-ca", "", "trust the authorities in `FILE` for upstreams, or \"env\"")
-	gatewayFlags(cmd, &f.gateway, &f.tokenFile)
+	flags.StringVar(&f.gateway, "gateway", "", "have the session of the gateway that serves at `SOCKET` (see \"standin serve\")")
+	flags.StringVar(&f.tokenFile, "token-file", "", "prove with the one-time token in `FILE` (also $"+launch.TokenVariable+") instead of by the vault")
 	passphraseFlag(cmd)
-	return cmd
-}
-
-// gatewayFlags give a command that has sessions of a serving gateway its flags.
-func gatewayFlags(cmd *cobra.Command, gateway, token *string) {
-	cmd.Flags().StringVar(gateway, "gateway", "", "have the session of the gateway that serves at `SOCKET` (see \"standin serve\")")
-	cmd.Flags().StringVar(token, "token-file", "", "prove with the one-time token in `FILE` (also $"+launch.TokenVariable+") instead of by the vault")
 }
 
 // asked is what the flags ask for.
@@ -129,6 +132,7 @@ type running struct {
 	room    *room             // of the command, under "netns"
 	outside *liveSession      // the session that this one is a part of, or nil
 	by      proofs            // at a serving gateway
+	shell   processID         // that the session is bound to, instead of to a command
 }
 
 // prepare reads and checks everything that can be wrong before anything starts.
@@ -272,12 +276,19 @@ func (r *running) command(s session) (int, error) {
 		}
 		spec.Host = r.room
 	}
-	child, err := launch.Start(spec)
+	masks, err := r.masks(o, &spec)
 	if err != nil {
+		return 0, err
+	}
+	child, err := launch.Start(spec)
+	masks.started()
+	if err != nil {
+		masks.close()
 		return 0, startError(err)
 	}
 	told := s.started(child, removed)
 	code, err := child.Wait()
+	masks.close()
 	// What the command left behind may still need its files; their age counts
 	// from here.
 	return code, errors.Join(told, err, files.Touch())

@@ -53,22 +53,28 @@ func (p *program) openVault(cmd *cobra.Command, h home) (*vault.Store, error) {
 // --passphrase-file, $STANDIN_PASSPHRASE_FILE or the terminal, and is asked for
 // only where the identity is wrapped by one.
 func (p *program) openVaultAsItIs(cmd *cobra.Command, h home) (*vault.Store, error) {
-	return vault.Open(h.Vault(), vault.Unlock{
-		Passphrase: func() ([]byte, error) { return p.passphrase(cmd) },
-		Unwrap:     p.unwrapInChild,
-	})
+	u := p.unlocking(cmd)
+	if p.passphraseFile(cmd) == "" { // else it is meant to be read
+		u.Held = heldIdentity
+	}
+	return vault.Open(h.Vault(), u)
+}
+
+func (p *program) unlocking(cmd *cobra.Command) vault.Unlock {
+	return vault.Unlock{Passphrase: func() ([]byte, error) { return p.passphrase(cmd) }, Unwrap: p.unwrapInChild}
+}
+
+// passphraseFile is the file that holds the passphrase, or "".
+func (p *program) passphraseFile(cmd *cobra.Command) string {
+	if flag := cmd.Flags().Lookup("passphrase-file"); flag != nil && flag.Value.String() != "" {
+		return flag.Value.String()
+	}
+	return p.getenv("STANDIN_PASSPHRASE_FILE")
 }
 
 // passphrase reads the passphrase.
 func (p *program) passphrase(cmd *cobra.Command) ([]byte, error) {
-	path := ""
-	if flag := cmd.Flags().Lookup("passphrase-file"); flag != nil {
-		path = flag.Value.String()
-	}
-	if path == "" {
-		path = p.getenv("STANDIN_PASSPHRASE_FILE")
-	}
-	if path != "" {
+	if path := p.passphraseFile(cmd); path != "" {
 		return readPassphrase(path)
 	}
 	return askHidden("Passphrase of the vault: ")

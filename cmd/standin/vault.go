@@ -14,7 +14,7 @@ import (
 
 func newVaultCommand(p *program) *cobra.Command {
 	cmd := group("vault", "Keep the real values, encrypted",
-		newVaultInit(p), newVaultSet(p), newVaultList(p), newVaultRemove(p), newVaultRotate(p), newVaultImport(p), newVaultStatus(p), newVaultAccept(p))
+		newVaultInit(p), newVaultSet(p), newVaultList(p), newVaultRemove(p), newVaultRotate(p), newVaultImport(p), newVaultStatus(p), newVaultAccept(p), newVaultUnlock(p), newVaultLock(p))
 	cmd.Long = `The vault keeps the real values, encrypted, on this machine. Values come in by
 a prompt or a pipe, never as an argument, and there is no command that shows one.`
 	return cmd

@@ -55,14 +55,15 @@ type stage struct {
 }
 
 // newStage skips visibly where the system gives no room.
-func newStage(t testing.TB, ports ...uint16) *stage {
+func newStage(t testing.TB, cfg Config) *stage {
 	t.Helper()
 	out, in, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer in.Close()
-	r, err := Open(Config{Ports: ports, Stdout: in, Stderr: in})
+	cfg.Stdout, cfg.Stderr = in, in
+	r, err := Open(cfg)
 	var lacking *LackingError
 	if errors.As(err, &lacking) {
 		t.Skipf("no room here: %v", err)

@@ -40,10 +40,7 @@ func furnish(f *furnishing) error {
 		return step("write the room's files", err)
 	}
 	// By now some are gone with their folders.
-	for _, path := range append(slices.Clone(f.Blank), f.Sockets...) {
-		if slices.Contains(f.Holes, path) {
-			continue
-		}
+	for _, path := range slices.Concat(f.Blank, f.Sockets) {
 		if err := over(empty, path); err != nil {
 			return step("hide a file", err)
 		}

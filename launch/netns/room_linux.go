@@ -141,6 +141,7 @@ func (r *Room) Init() (pid int, start uint64) { return r.pid, r.start }
 // *LeakError; the room is no good then.
 func (r *Room) Furnish(f Furniture) (Report, error) {
 	ask := furnishing{Furniture: f, Sockets: findSockets(f.Environ, f.Dir), Working: identityOf(f.Dir).Ino}
+	ask.Sockets = slices.DeleteFunc(ask.Sockets, func(path string) bool { return slices.Contains(f.Holes, path) })
 	for _, path := range slices.Concat(f.Private, f.Blank) {
 		ask.Probe.Secrets = append(ask.Probe.Secrets, identityOf(path))
 	}

@@ -3,12 +3,18 @@
 package netns
 
 import (
+	"errors"
+	"os"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"standin/launch"
 )
 
 func TestRoomIsMadeTestedAndRunsTheCommand(t *testing.T) {
-	s := newStage(t)
+	s := newStage(t, Config{})
 	report, err := s.Furnish(s.furniture())
 	if err != nil {
 		t.Fatal(err)
@@ -29,5 +35,63 @@ func TestRoomIsMadeTestedAndRunsTheCommand(t *testing.T) {
 		if strings.Contains(out, secret) {
 			t.Errorf("%q is in %s", secret, out)
 		}
+	}
+}
+
+// TestRoomTellsWhyACommandDoesNotStart as shells do.
+func TestRoomTellsWhyACommandDoesNotStart(t *testing.T) {
+	for name, code := range map[string]int{"/no/such/program": 127, "no-such-program": 127, "/etc/passwd": 126} {
+		s := newStage(t, Config{})
+		if _, err := s.Furnish(s.furniture()); err != nil {
+			t.Fatal(err)
+		}
+		_, err := launch.Start(launch.Spec{Argv: []string{name}, Env: os.Environ(), Host: s.Room})
+		var start *launch.StartError
+		if !errors.As(err, &start) || start.Code != code || start.Name != name {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestRoomOfAFolderThatIsHidden is refused before the command starts.
+func TestRoomOfAFolderThatIsHidden(t *testing.T) {
+	s := newStage(t, Config{})
+	f := s.furniture()
+	f.Dir = s.private
+	_, err := s.Furnish(f)
+	var lacking *LackingError
+	if !errors.As(err, &lacking) || !strings.Contains(err.Error(), "is hidden in the room") {
+		t.Errorf("a hidden working directory: %v", err)
+	}
+}
+
+// TestLackingSaysWhatForbidsIt for what this system does not do by itself.
+func TestLackingSaysWhatForbidsIt(t *testing.T) {
+	for want, err := range map[string]error{
+		"user.max_user_namespaces is":  unix.ENOSPC,
+		"the kernel has no such thing": unix.EINVAL,
+		"this user may not":            unix.EPERM,
+	} {
+		if got := lacking("make namespaces", err); !strings.Contains(got.Error(), want) || !errors.Is(got, err) {
+			t.Errorf("%v: %v", err, got)
+		}
+	}
+	if text := profileCommand(); !strings.Contains(text, "userns,") || !strings.Contains(text, "apparmor_parser -r") {
+		t.Errorf("the profile to load: %s", text)
+	}
+}
+
+// BenchmarkRoom is the time that a room takes besides the session: made and
+// tested, and its command ended.
+func BenchmarkRoom(b *testing.B) {
+	for b.Loop() {
+		s := newStage(b, Config{})
+		if _, err := s.Furnish(s.furniture()); err != nil {
+			b.Fatal(err)
+		}
+		if code, _ := s.run("true"); code != 0 {
+			b.Fatal(code)
+		}
+		s.Close()
 	}
 }

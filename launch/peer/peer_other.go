@@ -63,3 +63,9 @@ func (w *Watch) Done() <-chan struct{} { return nil }
 
 // Close does nothing.
 func (w *Watch) Close() error { return nil }
+
+// Shell returns ErrUnsupported.
+func Shell() (Process, error) { return Process{}, ErrUnsupported }
+
+// Program is not known here.
+func Program(int) string { return "" }

@@ -21,6 +21,7 @@ func sectionB() []entry {
 		{"B08", echoCutAnywhere},
 		{"B14", echoWithoutABody},
 		{"B15", echoInAnEventStream},
+		{"B16", serverMessages},
 	}, sectionBTLS()...), append(sectionBProcess(), sectionBAnswers()...)...)
 }
 

@@ -28,7 +28,7 @@ func sectionCPaths() []entry {
 		{"C33", passthroughAndInterception},
 		{"C34", frontingWithinAPassthrough},
 		{"C35", otherProtocolsInAPassthrough},
-		{"C36", aroundTheProxy},
+		{"C36", asNobody(aroundTheProxy)},
 		{"C37", oneCertificateForTwoNames},
 		{"C38", otherWaysToAServer},
 		{"C39", hostsThatAreNone},
@@ -298,8 +298,13 @@ func aroundTheProxy(c *Case) {
 	c.Status(t.Response("GET"), 200)
 	t.Close()
 	// So it does under "tree".
-	r := c.Tree("NO_PROXY=" + api + " " + curlTo + " --noproxy '*' --insecure --connect-to " + api + ":443:" + c.U1.Addr())
+	around := "NO_PROXY=" + api + " " + curlTo + " --noproxy '*' --insecure"
+	r := c.Tree(around + " --connect-to " + api + ":443:" + c.U1.Addr())
 	c.Equal(r.Out, "200\n")
+	// Under "netns" there is no such way, and the host itself is the gateway's.
+	if r, had := c.netns(nil, "sh", "-c", around+" --connect-to "+api+":443:"+c.U1.Addr()); had && (r.Out != "000\n" || r.Code != 7) {
+		c.Errorf("netns: around the proxy: %s", r.description)
+	}
 	for _, q := range c.U1.Requests(2) {
 		c.Equal(q.Value("Authorization"), "Bearer "+c.P)
 	}

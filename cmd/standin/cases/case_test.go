@@ -53,6 +53,7 @@ type Case struct {
 	pardons   []string        // files that may hold a value, with a reason at the call
 	quiet     bool            // no gateway of this case need be alive at its end
 	crashes   bool            // crashes are what this case is about
+	torn      bool            // a gateway was killed: its last record may be unfinished
 }
 
 // heard is something that reached the client or the user, kept for NOLEAK.

@@ -62,6 +62,7 @@ func (c *Case) upstreamRefused(r *Response) {
 }
 
 func switchingUnasked(c *Case) {
+	c.Rules.Add(wsRule)
 	answers := []string{
 		"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", "HTTP/1.1 101 Switching Protocols\r\n\r\n",
 		"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno", "HTTP/1.1 101 X\r\nContent-Length: 2\r\n\r\nno",
@@ -76,6 +77,9 @@ func switchingUnasked(c *Case) {
 	}
 	c.Equal(conns.Load(), int64(3))
 	c.arrived(c.UR, 2*len(answers)+3)
+	// With a rule for WebSockets, too, unless one was asked for.
+	c.answering("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n", false)
+	c.upstreamRefused(c.S1().Do(scripts, get("/ws", scripts, bearer(c.P))))
 }
 
 func answersBeforeTheEnd(c *Case) {

@@ -488,6 +488,7 @@ func webSocketWithoutARule(c *Case) {
 }
 
 func bytesAfterARefusedUpgrade(c *Case) {
+	c.Rules.Add(wsRule)
 	frame := "\x81\x85\x01\x02\x03\x04\x69\x67\x6f\x68\x6e"
 	head := "GET /ws HTTP/1.1\r\nHost: " + api + "\r\n" + webSocketFields + "\r\n"
 	for _, after := range []string{frame, frame + frame, "\x00", "\x88\x00"} {
@@ -509,6 +510,33 @@ func bytesAfterARefusedUpgrade(c *Case) {
 	c.Refused(answers[2], 403, "placeholder_misplaced")
 	q := c.arrivedAt(c.U1, 1)[0]
 	c.Equal([]string{q.Target, q.Value("Authorization")}, []string{"/after", "Bearer " + R})
+	c.bytesAfterAnUpgrade()
+}
+
+// bytesAfterAnUpgrade: what a client sends as messages is nothing but messages, of
+// that connection only; what is no frame goes nowhere.
+func (c *Case) bytesAfterAnUpgrade() {
+	said := c.listen()
+	inner := get("/inner", scripts, "X-Inner: 1")
+	ws := c.S1().WebSocket(scripts, "/ws")
+	ws.Send(wsText|wsFin, inner)
+	c.hears(said, wsText, inner)
+	ws.Send(wsBinary|wsFin, inner)
+	c.hears(said, wsBinary, inner)
+	ws.Send(wsClose|wsFin, "")
+	c.hears(said, wsClose, "")
+	ws.Says(wsClose, "")
+	ws.Send(0, inner) // after the end
+	ws.Cut()
+	ws = c.S1().WebSocket(scripts, "/ws")
+	_, _ = io.WriteString(ws.Conn, inner)
+	ws.Closes(1002)
+	c.hears(said, wsClose, wsClosing(1002, ""))
+	c.heads(c.UR, 2)
+	if strings.Contains(c.UR.Raw(), "X-Inner") {
+		c.Error("a request within a WebSocket arrived as one")
+	}
+	c.Recorded(2, Want{"type": "result", "status": 101})
 }
 
 func tracing(c *Case) {

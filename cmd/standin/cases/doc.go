@@ -60,6 +60,7 @@
 // goroutines, descriptors and tunnels are back where they were. AUDIT: "audit
 // verify" with the recovery key ends with 0 or 12.
 //
-// STANDIN_RACE=1 builds the program with the race detector; STANDIN_KEEP=1
+// STANDIN_FULL=1 runs the long forms: 500 kills, a log of a gigabyte;
+// STANDIN_TAMPER=N makes N more changes to a log. STANDIN_RACE=1 builds the program with the race detector; STANDIN_KEEP=1
 // leaves the files of all cases for a look.
 package cases

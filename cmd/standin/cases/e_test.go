@@ -32,6 +32,7 @@ func sectionE() []entry {
 		{"E10", anotherUser},
 		{"E20", sessionInASession},
 		{"E26", relays},
+		{"E30", asNobody(nothingLeadsOut)},
 	}, sectionEServe()...)
 }
 

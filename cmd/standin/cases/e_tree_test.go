@@ -159,6 +159,10 @@ func TestTreeRefusesAStrangerAndNamesIt(t *testing.T) {
 	}
 	_, r := s.Connect(api + ":443")
 	c.Refused(r, 403, "not_in_tree")
+	exe, err := os.Executable()
+	if hint := r.Refusal().Hint; err != nil || !strings.Contains(hint, fmt.Sprintf("process %d (%s)", os.Getpid(), exe)) || !strings.Contains(hint, "standin run") {
+		c.Errorf("the stranger is told %q", hint)
+	}
 	c.Refused(s.plain("GET", "http://"+api+"/", api), 403, "not_in_tree")
 	c.U1.Undialled()
 	for _, record := range c.Recorded(2, Want{"type": "deny", "code": "not_in_tree"}) {
@@ -297,18 +301,39 @@ func TestLevelsThatCannotBeHad(t *testing.T) {
 }
 
 // orphansOfTheCommand: a daemon is of the tree while the command lives, and
-// never after.
+// never after. In a room it then has no network.
 func orphansOfTheCommand(c *Case) {
-	go_, during, after := filepath.Join(c.Dir, "go"), filepath.Join(c.Dir, "during"), filepath.Join(c.Dir, "after")
+	c.orphan("tree", func(script string) Result { return c.Tree(script) })
+	record := c.Recorded(1, Want{"type": "substitute"})[0]
+	if p := process(record); filepath.Base(fmt.Sprint(p["exe"])) != "curl" || p["depth"] != float64(2) {
+		c.Errorf("the daemon's client is recorded as %v", p)
+	}
+	q := c.U1.Requests(1)[0]
+	c.Equal([]string{q.Target, q.Value("Authorization")}, []string{"/during", "Bearer " + R})
+	if _, had := c.netns(nil, "true"); had {
+		after := c.orphan("netns", func(script string) Result { r, _ := c.netns(nil, "sh", "-c", script); return r })
+		if !strings.Contains(after, "curl: (7)") && !strings.Contains(after, "curl: (6)") {
+			c.Errorf("the daemon has a network: %q", after)
+		}
+		q := c.U1.Requests(2)[1]
+		c.Equal([]string{q.Target, q.Value("Authorization")}, []string{"/during", "Bearer " + R})
+	}
+}
+
+// orphan leaves a daemon behind, and returns what became of its client after
+// the command.
+func (c *Case) orphan(level string, run func(string) Result) string {
+	c.Helper()
+	go_, during, after := filepath.Join(c.Dir, level+"-go"), filepath.Join(c.Dir, level+"-during"), filepath.Join(c.Dir, level+"-after")
 	if err := syscall.Mkfifo(go_, 0o600); err != nil {
 		c.Fatal(err)
 	}
-	daemon := filepath.Join(c.Dir, "daemon")
+	daemon := filepath.Join(c.Dir, level+"-daemon")
 	text := curlTo + "/during > " + during + ".new 2>&1; mv " + during + ".new " + during + "; read x < " + go_ + "; " + curlTo + "/after > " + after + ".new 2>&1; mv " + after + ".new " + after + "\n"
 	if err := os.WriteFile(daemon, []byte(text), 0o600); err != nil {
 		c.Fatal(err)
 	}
-	r := c.Tree("(setsid sh " + daemon + " < /dev/null > /dev/null 2>&1 &); while ! test -e " + during + "; do sleep 0.02; done")
+	r := run("(setsid sh " + daemon + " < /dev/null > /dev/null 2>&1 &); while ! test -e " + during + "; do sleep 0.02; done")
 	c.Exit(r, 0)
 	if text, err := os.ReadFile(during); err != nil || string(text) != "200\n" {
 		c.Errorf("the daemon was answered %q while the command lived: %v", text, err)
@@ -317,15 +342,11 @@ func orphansOfTheCommand(c *Case) {
 		c.Fatal(err)
 	}
 	c.Eventually("the daemon tries again", func() bool { _, err := os.Stat(after); return err == nil })
-	if text, err := os.ReadFile(after); err != nil || strings.Contains(string(text), "200") {
-		c.Errorf("the daemon was answered %q after the command: %v", text, err)
+	answer, err := os.ReadFile(after)
+	if err != nil || strings.Contains(string(answer), "200") {
+		c.Errorf("the daemon was answered %q after the command: %v", answer, err)
 	}
-	q := c.U1.Requests(1)[0]
-	c.Equal([]string{q.Target, q.Value("Authorization")}, []string{"/during", "Bearer " + R})
-	record := c.Recorded(1, Want{"type": "substitute"})[0]
-	if p := process(record); filepath.Base(fmt.Sprint(p["exe"])) != "curl" || p["depth"] != float64(2) {
-		c.Errorf("the daemon's client is recorded as %v", p)
-	}
+	return string(answer)
 }
 
 // anotherUser has stolen what it takes: the credential, or the address.

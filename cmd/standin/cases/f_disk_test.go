@@ -51,6 +51,26 @@ func (c *Case) fill(dir string) (empty func()) {
 	}
 }
 
+// copyOut brings the log out of a disk that goes with its session, for verify and
+// whoever looks later, and says in how many files it lies.
+func (c *Case) copyOut(inside, folder string) int {
+	c.Helper()
+	files, err := filepath.Glob(filepath.Join(inside, "*.jsonl"))
+	if err != nil {
+		c.Fatal(err)
+	}
+	for _, from := range files {
+		data, err := os.ReadFile(from)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(folder, filepath.Base(from)), data, 0o600)
+		}
+		if err != nil {
+			c.Fatal(err)
+		}
+	}
+	return len(files)
+}
+
 func theDiskIsFull(c *Case) {
 	c.NoGateway()
 	c.U1.HTTP1()
@@ -103,19 +123,8 @@ func theDiskIsFull(c *Case) {
 	}
 	c.failingWrites(s, &served, ask)
 	c.Equal(s.End(), 0)
-	// For verify, and whoever looks later, the files come out.
-	files, err := filepath.Glob(filepath.Join(inside, "*.jsonl"))
-	if err != nil || len(files) < 2 {
-		c.Errorf("the log has the files %q: %v", files, err)
-	}
-	for _, from := range files {
-		data, err := os.ReadFile(from)
-		if err == nil {
-			err = os.WriteFile(filepath.Join(folder, filepath.Base(from)), data, 0o600)
-		}
-		if err != nil {
-			c.Fatal(err)
-		}
+	if n := c.copyOut(inside, folder); n < 2 {
+		c.Errorf("the log has %d files", n)
 	}
 	c.Recorded(served, Want{"type": "substitute"})
 	if r, rep := c.verify(); r.Code != 12 || len(rep.Problems) > 0 {

@@ -25,12 +25,19 @@ func sectionF() []entry {
 		{"F07", aStolenKey},
 		{"F08", aLogWithoutKeys},
 		{"F09", theDiskIsFull},
+		{"F10", theSyncFails},
+		{"F11", theLogIsTakenAway},
+		{"F13", theGatewayIsKilled},
+		{"F14", theDiskForgets},
 		{"F15", twoGatewaysInOneHome},
 		{"F16", theClockJumps},
 		{"F18", whereASecretStood},
+		{"F19", aBurst},
+		{"F20", aLongLog},
 		{"F21", theVectors},
 		{"F22", whatCannotBeVerified},
 		{"F23", whatIsNoFile},
+		{"F24", aFloodOfRefusals},
 	}
 }
 

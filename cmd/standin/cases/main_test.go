@@ -35,6 +35,12 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == clientRole {
 		os.Exit(playClient(os.Args[2:]))
 	}
+	if len(os.Args) > 1 && os.Args[1] == roomRole {
+		os.Exit(playInTheRoom(os.Args[2:]))
+	}
+	if len(os.Args) > 1 && os.Args[1] == filterRole {
+		os.Exit(playTheContainer(os.Args[2:]))
+	}
 	flag.Parse()
 	// Cases wait for processes and sockets more than they compute.
 	if f := flag.Lookup("test.parallel"); f != nil && f.Value.String() == f.DefValue && flag.Lookup("test.fuzz").Value.String() == "" {
@@ -86,6 +92,7 @@ type grounds struct {
 	identity string
 	recovery string // file with the recovery key of the audit log
 	p        string // the placeholder of R in this home
+	modules  func() (string, error)
 }
 
 var ground grounds
@@ -111,6 +118,7 @@ func (g *grounds) make() (err error) {
 	g.faulty = sync.OnceValues(func() (string, error) {
 		return g.build("standin-fault", "-tags", "fault", "-ldflags", "-X standin/grant.fault=panic")
 	})
+	g.modules = sync.OnceValues(g.npm)
 	g.home = filepath.Join(g.dir, "home")
 	g.identity = filepath.Join(g.dir, "identity.txt")
 	g.recovery = filepath.Join(g.dir, "recovery.txt")

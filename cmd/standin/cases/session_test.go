@@ -170,6 +170,9 @@ func (s *Session) meet(report commandReport) {
 		name, value, _ := strings.Cut(entry, "=")
 		s.Env[name] = value
 	}
+	if s.Env["STANDIN_CONTROL"] == "" { // out of the command's reach, not of this test's
+		s.Env["STANDIN_CONTROL"] = filepath.Join(c.Home, "run", s.Env["STANDIN_SESSION"]+".sock")
+	}
 	var err error
 	if s.Proxy, err = url.Parse(s.Env["HTTPS_PROXY"]); err != nil || s.Proxy.Host == "" {
 		c.Fatalf("%s: HTTPS_PROXY of the command is %q", s.Name, s.Env["HTTPS_PROXY"])

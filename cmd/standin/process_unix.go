@@ -1,0 +1,44 @@
+//go:build unix
+
+package main
+
+import (
+	"os"
+	"os/signal"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// leaveTerminal lets go of the terminal and of the standard files: whoever waits
+// for the end of the output sees it.
+func leaveTerminal() error {
+	if _, err := unix.Setsid(); err != nil {
+		return err
+	}
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer null.Close()
+	for fd := range 3 {
+		if err := unix.Dup2(int(null.Fd()), fd); err != nil {
+			return err
+		}
+	}
+	return os.Chdir("/")
+}
+
+// awaitEnd waits until ended is closed, or a signal ends this process.
+func awaitEnd(ended <-chan struct{}) {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	defer signal.Stop(signals)
+	select {
+	case <-ended:
+	case <-signals:
+	}
+}
+
+// brokenPipe is the signal of a reader that has gone.
+var brokenPipe = []os.Signal{syscall.SIGPIPE}
