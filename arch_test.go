@@ -56,15 +56,18 @@ var reveals = []string{
 	"cmd/standin/vault_unlock.go", // the identity, for the kernel's keyring
 }
 
-// modules are all that the program may be built from, each with its line in
-// DECISIONS.md.
+// modules are all that the program and its tests may be built from, each with its
+// line in DECISIONS.md.
 var modules = []string{
 	"filippo.io/age", "github.com/andybalholm/brotli", "github.com/creack/pty", "github.com/elazarl/goproxy",
-	"github.com/hashicorp/golang-lru/v2", "github.com/klauspost/compress", "github.com/rogpeppe/go-internal",
+	"github.com/coder/websocket", "github.com/hashicorp/golang-lru/v2", "github.com/klauspost/compress", "github.com/rogpeppe/go-internal",
 	"github.com/smallstep/truststore", "github.com/spf13/cobra", "github.com/zalando/go-keyring", "go.uber.org/goleak",
-	"golang.org/x/crypto", "golang.org/x/net", "golang.org/x/sys", "golang.org/x/term", "gopkg.in/yaml.v3",
+	"google.golang.org/grpc", "google.golang.org/protobuf", "golang.org/x/crypto", "golang.org/x/net", "golang.org/x/sys", "golang.org/x/term", "gopkg.in/yaml.v3",
 	"software.sslmate.com/src/go-pkcs12",
 }
+
+// testModules are those of them that no program may be built from.
+var testModules = []string{"github.com/coder/websocket", "google.golang.org/grpc", "google.golang.org/protobuf"}
 
 // Budgets are smoke alarms: raising one is a commit of its own, with the reason.
 const (
@@ -232,6 +235,17 @@ func TestOnlyAllowedModulesAreUsed(t *testing.T) {
 		}
 		if !strings.Contains(string(decisions), name) {
 			t.Errorf("module %s has no line in DECISIONS.md", name)
+		}
+	}
+}
+
+func TestOnlyTestsUseTheModulesOfTests(t *testing.T) {
+	for _, s := range sources(t) {
+		for _, spec := range s.file.Imports {
+			path := strings.Trim(spec.Path.Value, `"`)
+			if !s.test() && slices.ContainsFunc(testModules, func(m string) bool { return strings.HasPrefix(path, m) }) {
+				t.Errorf("%s imports %s, which is for tests", s.path, path)
+			}
 		}
 	}
 }

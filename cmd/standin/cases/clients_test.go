@@ -34,7 +34,7 @@ func clients() []client {
 		{"one secret goes in two headers", []string{"curl"}, curlTwoHeaders},
 		{"wget needs nothing but the environment", []string{"wget"}, wgetPlain},
 		{"Go takes the proxy and the roots of the environment", nil, goClient},
-	}, clientsOfGit(), clientsOfRuntimes(), clientsOfBodies(), clientsOfTrust())
+	}, clientsOfGit(), clientsOfRuntimes(), clientsOfBodies(), clientsOfAnswers(), clientsOfWebSockets(), clientsOfGRPC(), clientsOfTrust())
 }
 
 func TestClients(t *testing.T) {
@@ -211,6 +211,12 @@ const clientRole = "play-a-client"
 // playClient asks for each URL with the placeholder, by the package's default
 // client, and prints protocol and status.
 func playClient(urls []string) int {
+	switch urls[0] {
+	case "websocket":
+		return playWebSocket(urls[1])
+	case "grpc":
+		return playGRPC(urls[1])
+	}
 	for _, url := range urls {
 		req, err := http.NewRequest(http.MethodPost, url, strings.NewReader("body"))
 		if err != nil {

@@ -92,6 +92,7 @@ type grounds struct {
 	identity string
 	recovery string // file with the recovery key of the audit log
 	p        string // the placeholder of R in this home
+	modules  func() (string, error)
 }
 
 var ground grounds
@@ -117,6 +118,7 @@ func (g *grounds) make() (err error) {
 	g.faulty = sync.OnceValues(func() (string, error) {
 		return g.build("standin-fault", "-tags", "fault", "-ldflags", "-X standin/grant.fault=panic")
 	})
+	g.modules = sync.OnceValues(g.npm)
 	g.home = filepath.Join(g.dir, "home")
 	g.identity = filepath.Join(g.dir, "identity.txt")
 	g.recovery = filepath.Join(g.dir, "recovery.txt")

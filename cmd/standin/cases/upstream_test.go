@@ -40,6 +40,7 @@ type Upstream struct {
 	mu      sync.Mutex
 	handler http.HandlerFunc
 	script  func(*wireConn)
+	h2      func(net.Conn)
 	conns   []*wireConn
 	dials   int
 	open    map[net.Conn]struct{}
@@ -104,6 +105,15 @@ func (u *Upstream) Script(f func(*wireConn)) {
 	u.script = f
 }
 
+// H2 sets what serves connections from now on that speak HTTP/2, and offers
+// nothing else.
+func (u *Upstream) H2(f func(net.Conn)) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.offer("h2")
+	u.h2 = f
+}
+
 // offer sets the protocols of ALPN for connections to come.
 func (u *Upstream) offer(protos ...string) {
 	if u.tls != nil {
@@ -121,13 +131,13 @@ func (u *Upstream) accept() {
 		u.mu.Lock()
 		u.dials++
 		u.open[conn] = struct{}{}
-		config, script := u.tls, u.script
+		config, script, h2 := u.tls, u.script, u.h2
 		u.mu.Unlock()
-		u.tasks.Go(func() { u.serve(conn, config, script) })
+		u.tasks.Go(func() { u.serve(conn, config, script, h2) })
 	}
 }
 
-func (u *Upstream) serve(conn net.Conn, config *tls.Config, script func(*wireConn)) {
+func (u *Upstream) serve(conn net.Conn, config *tls.Config, script func(*wireConn), h2 func(net.Conn)) {
 	done := func() {
 		u.mu.Lock()
 		delete(u.open, conn)
@@ -160,6 +170,8 @@ func (u *Upstream) serve(conn net.Conn, config *tls.Config, script func(*wireCon
 	case script != nil:
 		script(w)
 		_ = w.Close()
+	case w.proto == "h2" && h2 != nil:
+		h2(w)
 	case w.proto == "h2":
 		(&http2.Server{MaxConcurrentStreams: 1000}).ServeConn(w, &http2.ServeConnOpts{BaseConfig: u.http, Handler: u.http.Handler})
 		_ = w.Close()
