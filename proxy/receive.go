@@ -78,6 +78,7 @@ func (x *exchange) receive(resp *http.Response, sent *sentBody) error {
 	if err == nil {
 		err = x.copyTrailer(resp.Trailer)
 	}
+	out.left = x.r.Context().Err() != nil
 	out.fault(err)
 	x.result(out)
 	if err != nil {
@@ -186,7 +187,7 @@ func (x *exchange) copyBody(resp *http.Response, how answer.How) (answer.Seen, e
 	d := &delivery{x: x, resp: resp, changed: how.Scrubs(), flow: http.NewResponseController(x.w.ResponseWriter)}
 	if resp.ContentLength < 0 && how.Coding == "" {
 		// The answer's header must not wait for its first event.
-		if err := d.Pass(nil, false); err != nil {
+		if err := d.Pass(nil, answer.Pause); err != nil {
 			return answer.Seen{}, err
 		}
 	}
@@ -205,8 +206,8 @@ type delivery struct {
 
 // Pass sends what is ready. The first call begins the answer, and says how long
 // it is when that is known.
-func (d *delivery) Pass(p []byte, last bool) error {
-	w := d.x.w
+func (d *delivery) Pass(p []byte, then answer.Then) error {
+	w, last := d.x.w, then == answer.Last
 	if !d.began {
 		d.began = true
 		if d.changed {
@@ -227,7 +228,7 @@ func (d *delivery) Pass(p []byte, last bool) error {
 			return errClientGone
 		}
 	}
-	if !last && d.flow.Flush() != nil {
+	if then == answer.Pause && d.flow.Flush() != nil {
 		return errClientGone
 	}
 	return nil
@@ -238,6 +239,7 @@ type outcome struct {
 	status       int
 	sent         *sentBody
 	seen         answer.Seen
+	left         bool  // the client is gone
 	said         int64 // bytes of the client's messages, of a WebSocket
 	code, reason string
 }
@@ -246,7 +248,7 @@ type outcome struct {
 func (o *outcome) fault(err error) {
 	switch {
 	case err == nil:
-	case errors.Is(err, errClientGone):
+	case errors.Is(err, errClientGone), o.left:
 		o.reason = "client aborted"
 	case errors.Is(err, answer.ErrUnsafe):
 		o.code, o.reason = "unsafe_response", "the body cannot be scrubbed"

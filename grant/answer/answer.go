@@ -38,12 +38,20 @@ type How struct {
 // Scrubs says whether the body is looked into. Otherwise it passes as it is.
 func (h *How) Scrubs() bool { return h.Scrubber != nil || h.Strip }
 
-// Sink takes what can go to the client. Last is true for the call with the last
-// of it, which may be empty, and the only one. An empty piece that is not the
-// last says that nothing has come for a moment.
+// Sink takes what can go to the client. An empty piece before a Pause says that
+// nothing has come for a while; the Last may be empty, and the only one.
 type Sink interface {
-	Pass(p []byte, last bool) error
+	Pass(p []byte, then Then) error
 }
+
+// Then is what follows a piece.
+type Then uint8
+
+const (
+	Pause Then = iota // nobody knows: what was passed must not wait for it
+	More              // more, at once or soon: it can go out together with that
+	Last              // nothing
+)
 
 // Seen is what was found in a body.
 type Seen struct {
@@ -56,18 +64,6 @@ type Seen struct {
 var (
 	ErrUnsafe = errors.New("the body cannot be scrubbed")
 	ErrIdle   = errors.New("nothing came for too long")
-)
-
-const (
-	// moment is how long a source may pause before what is held back is let go, and
-	// longMoment how long when it is so much of a value that chance is out of the
-	// question: networks lose packets, and take a second to notice.
-	moment     = 500 * time.Millisecond
-	longMoment = 1500 * time.Millisecond
-	certain    = 8
-	// opening is how long the first bytes of a coded body are waited for before the
-	// answer begins: until then, one that is not what it says can be refused.
-	opening = 3 * time.Second
 )
 
 // stage is where the pieces of a body are looked into. *scrub.Body is one.
@@ -89,11 +85,14 @@ type copier struct {
 	stage  stage
 	frames *frames // the stage, for messages
 	tokens *tokens // nil where no JSON or form can stand
+	events bool
 	encode *coding.Writer
 	out    bytes.Buffer // what encode has written
 	seen   Seen
 
 	mu    sync.Mutex
+	came  int  // bytes in the room that were not taken
+	soon  bool // something waits for more to go out with
 	begun bool // the sink was called
 	ended bool
 	clock *time.Timer
@@ -110,6 +109,7 @@ func Copy(sink Sink, src io.ReadCloser, how How) (Seen, error) {
 	c.body.Scrubber = how.Scrubber
 	c.stage = &c.body
 	if how.Scrubs() {
+		c.events = kindOf(how.Type) == events
 		switch kindOf(how.Type) {
 		case fixed:
 			c.body.Fixed = true
@@ -150,22 +150,38 @@ func (c *copier) run() error {
 		c.mu.Lock()
 		room := c.stage.Room()
 		c.mu.Unlock()
-		n, err := in.Read(room)
-		for err == nil && n < len(room) && c.src.n == c.how.Length {
-			// All of it has come: then its end is known as well.
-			var more int
-			more, err = in.Read(room[n:])
-			n += more
-		}
+		err := c.fill(in, room)
 		why := c.why(err)
 		if errors.Is(why, ErrUnsafe) {
 			return why // if it did not begin, it can be refused
 		}
-		if failed := c.pass(n, err == io.EOF); failed != nil {
+		if failed := c.pass(err == io.EOF); failed != nil {
 			return failed
 		}
 		if err != nil {
 			return why
+		}
+	}
+}
+
+// fill reads once, or, when the length is known, until the room is full or the
+// body at its end: then the clock passes on what has come, if it takes long.
+func (c *copier) fill(in io.Reader, room []byte) error {
+	bulk := c.how.Length >= 0 && c.frames == nil
+	for at := 0; ; {
+		n, err := in.Read(room[at:])
+		at += n
+		more := bulk && err == nil && at < min(len(room), enough) || err == nil && c.src.n == c.how.Length && at < len(room)
+		c.mu.Lock()
+		c.came += n
+		if more && n > 0 && c.src.n < c.how.Length && !c.soon {
+			now := time.Now()
+			c.soon, c.due = true, now.Add(soon)
+			c.set(now)
+		}
+		c.mu.Unlock()
+		if !more {
+			return err
 		}
 	}
 }
@@ -191,20 +207,23 @@ func (c *copier) why(err error) error {
 	return err
 }
 
-// pass looks at the next n bytes and hands on what is settled.
-func (c *copier) pass(n int, last bool) error {
+// pass hands on what is settled of what came.
+func (c *copier) pass(last bool) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.fault != nil {
 		return c.fault
 	}
-	out := c.stage.Take(n, last)
-	if c.frames != nil && c.frames.err != nil {
-		return errors.Join(ErrUnsafe, c.frames.err)
+	then := Pause
+	switch {
+	case last:
+		then = Last
+	case c.how.Length >= 0:
+		then = More
 	}
-	err := c.hand(out, last)
-	if err == nil && !last && c.body.Waits() && kindOf(c.how.Type) == events && c.body.Ended() {
-		err = c.hand(c.stage.Release(), false)
+	err := c.take(then)
+	if err == nil && !last && c.events && c.body.Waits() && c.body.Ended() {
+		err = c.hand(c.stage.Release(), Pause)
 	}
 	if !last {
 		c.wait()
@@ -212,109 +231,33 @@ func (c *copier) pass(n int, last bool) error {
 	return err
 }
 
+// take looks at what came.
+func (c *copier) take(then Then) error {
+	out := c.stage.Take(c.came, then == Last)
+	c.came = 0
+	if c.frames != nil && c.frames.err != nil {
+		return errors.Join(ErrUnsafe, c.frames.err)
+	}
+	return c.hand(out, then)
+}
+
 // hand gives a piece to the client, in its coding.
-func (c *copier) hand(p []byte, last bool) error {
+func (c *copier) hand(p []byte, then Then) error {
 	if c.tokens != nil {
 		p = c.tokens.pass(p)
 	}
-	if len(p) == 0 && !last {
+	if len(p) == 0 && then != Last && !(then == Pause && c.soon) {
 		return nil
 	}
 	if c.encode != nil {
 		c.out.Reset()
-		if err := c.encode.Put(p, last); err != nil {
+		if err := c.encode.Put(p, then == Last); err != nil {
 			return err
 		}
 		p = c.out.Bytes()
 	}
-	c.begun = true
-	return c.sink.Pass(p, last)
-}
-
-// wait sets the clock before the source is read.
-func (c *copier) wait() {
-	c.due = time.Time{}
-	waits := c.stage.Waits() || !c.begun && c.coded()
-	if !waits && c.how.Idle == 0 {
-		return
-	}
-	now := time.Now()
-	if waits {
-		c.due = now.Add(moment)
-		if c.body.Held() >= certain {
-			c.due = now.Add(longMoment)
-		}
-	}
-	if c.how.Idle > 0 {
-		c.limit = now.Add(c.how.Idle)
-	}
-	c.set(now)
-}
-
-// set makes the clock ring in time. It is not set anew for every piece: one that
-// rings early is set again.
-func (c *copier) set(now time.Time) {
-	next := c.limit
-	if next.IsZero() || !c.due.IsZero() && c.due.Before(next) {
-		next = c.due
-	}
-	switch {
-	case next.IsZero():
-	case c.clock == nil:
-		c.clock = time.AfterFunc(next.Sub(now), c.ring)
-		c.rings = next
-	case c.rings.IsZero() || next.Before(c.rings):
-		c.clock.Reset(next.Sub(now))
-		c.rings = next
-	}
-}
-
-// ring lets go of what has been held back for a moment, and gives up a source
-// that has been idle for too long.
-func (c *copier) ring() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.ended || c.fault != nil {
-		return
-	}
-	defer func() {
-		if recover() != nil {
-			c.fault = errPanic
-		}
-	}()
-	now := time.Now()
-	c.rings = time.Time{}
-	switch {
-	case !c.limit.IsZero() && !now.Before(c.limit):
-		c.fault = ErrIdle
-		c.src.Close() // ends the read
-		return
-	case !c.due.IsZero() && !now.Before(c.due) && !c.begun && now.Sub(c.src.asked()) < opening:
-		c.due = now.Add(moment) // it is not the source that takes long
-	case !c.due.IsZero() && !now.Before(c.due):
-		c.due = time.Time{}
-		if !c.begun {
-			c.begun = true
-			c.fault = c.sink.Pass(nil, false)
-		}
-		if c.fault == nil && c.stage.Waits() {
-			c.fault = c.hand(c.stage.Release(), false)
-		}
-	}
-	c.set(now)
-}
-
-var errPanic = errors.New("panic while a body was passed on")
-
-// end stops the clock: nothing is handed on after it.
-func (c *copier) end() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.ended = true
-	if c.clock != nil {
-		c.clock.Stop()
-	}
-	c.stage.Free()
+	c.begun, c.soon = true, then == More
+	return c.sink.Pass(p, then)
 }
 
 // counted counts what came, and knows since when more is waited for.

@@ -33,9 +33,9 @@ type client struct {
 	came   chan string // nil, or where each piece goes
 }
 
-func (c *client) Pass(p []byte, last bool) error {
+func (c *client) Pass(p []byte, then Then) error {
 	c.pieces = append(c.pieces, string(p))
-	c.ended = last
+	c.ended = then == Last
 	if c.came != nil {
 		c.came <- string(p)
 	}
@@ -176,9 +176,9 @@ type counter struct {
 	ended bool
 }
 
-func (c *counter) Pass(p []byte, last bool) error {
+func (c *counter) Pass(p []byte, then Then) error {
 	c.n += len(p)
-	c.ended = last
+	c.ended = then == Last
 	return nil
 }
 
@@ -250,6 +250,46 @@ func TestWhatIsHeldBackIsLetGoAfterAMoment(t *testing.T) {
 			t.Errorf("%q", got)
 		}
 	})
+}
+
+func TestABodyOfKnownLengthGoesOnInLargePiecesAndIsNotKept(t *testing.T) {
+	for _, name := range codings {
+		synctest.Test(t, func(t *testing.T) {
+			in, out := io.Pipe()
+			c := &client{came: make(chan string, 100)}
+			first, rest := value[:5], strings.Repeat(value+" ", 20000)
+			body := coded(t, name, first+rest)
+			cut := 5
+			if name != "" {
+				cut = len(body) / 2
+			}
+			done := make(chan error, 1)
+			go func() {
+				_, err := Copy(c, in, How{Scrubber: scrubber, Coding: name, Length: int64(len(body))})
+				done <- err
+			}()
+			began := time.Now()
+			io.WriteString(out, body[:cut])
+			synctest.Wait()
+			time.Sleep(2 * moment)
+			synctest.Wait()
+			if name == "" && len(c.pieces) == 0 { // half of a coded body may be no text yet
+				t.Errorf("%q: nothing came after %v", name, time.Since(began))
+			}
+			for rest := body[cut:]; len(rest) > 0; {
+				n := min(len(rest), 1000)
+				io.WriteString(out, rest[:n])
+				rest = rest[n:]
+			}
+			out.Close()
+			if err := <-done; err != nil || !c.ended || !strings.HasSuffix(decoded(t, name, c.text()), strings.Repeat(placeholder+" ", 19990)) {
+				t.Errorf("%q: %v", name, err)
+			}
+			if name == "" && len(c.pieces) > 40 {
+				t.Errorf("%d pieces", len(c.pieces))
+			}
+		})
+	}
 }
 
 // A stream in a coding begins without its first byte, but waits for it longer.

@@ -27,7 +27,7 @@ type Body struct {
 // Windows come in two sizes, since most bodies are small.
 const (
 	smallWindow = 4 << 10
-	largeWindow = 64 << 10
+	largeWindow = 128 << 10
 )
 
 var windows = [2]sync.Pool{
@@ -67,15 +67,16 @@ func (b *Body) grow() {
 }
 
 // Take gives what is settled now that n more bytes stand in the room: all there
-// is when last. It holds until Room is called.
+// is when last. It holds until the next call. What is left of the room may still
+// be filled, and taken.
 func (b *Body) Take(n int, last bool) []byte {
-	in := b.window[:b.kept+n]
+	in := b.window[b.from : b.from+b.kept+n]
 	if b.Scrubber == nil {
-		b.from, b.kept = n, 0
+		b.from += n
 		return in
 	}
 	out, settled := b.pass(in, last)
-	b.from, b.kept, b.sent = settled, len(in)-settled, max(b.sent-settled, 0)
+	b.from, b.kept, b.sent = b.from+settled, len(in)-settled, max(b.sent-settled, 0)
 	return out
 }
 

@@ -10,7 +10,6 @@
 package scrub
 
 import (
-	"encoding/binary"
 	"slices"
 	"sort"
 	"strings"
@@ -96,11 +95,12 @@ func build(forms []form) *Scrubber {
 
 // at is the gram at i.
 func (s *Scrubber) at(b string, i int) uint64 {
+	at := unsafe.Pointer(unsafe.StringData(b[i : i+s.gram]))
 	switch s.gram {
 	case 8:
-		return binary.LittleEndian.Uint64(unsafe.Slice(unsafe.StringData(b[i:]), 8))
+		return *(*uint64)(at)
 	case 4:
-		return uint64(binary.LittleEndian.Uint32(unsafe.Slice(unsafe.StringData(b[i:]), 4)))
+		return uint64(*(*uint32)(at))
 	}
 	return uint64(b[i])
 }
@@ -119,7 +119,10 @@ func newFilter(n int) filter {
 	return filter{make([]uint64, 1<<(bits-6)), 64 - bits}
 }
 
-func (f *filter) place(gram uint64) uint64 { return gram * 0x9e3779b97f4a7c15 >> f.shift }
+// spread is 2^64 over the golden ratio: it carries each bit of a gram to the top.
+const spread = 0x9e3779b97f4a7c15
+
+func (f *filter) place(gram uint64) uint64 { return gram * spread >> f.shift }
 
 func (f *filter) add(gram uint64) {
 	at := f.place(gram)
@@ -165,8 +168,8 @@ func (s *Scrubber) Holds(text string) bool {
 // place where a form may begin of which the rest has not come, or len(b).
 func (s *Scrubber) next(b string, from int, last bool) (at int, found *form) {
 	for at = from; at+s.window <= len(b); at += s.stride {
-		if !s.grams.has(s.at(b, at+s.stride-1)) {
-			continue
+		if at = s.skip(b, at); at+s.window > len(b) {
+			break
 		}
 		for p := at; p < at+s.stride; p++ {
 			if !s.heads.has(s.at(b, p)) {
@@ -181,6 +184,34 @@ func (s *Scrubber) next(b string, from int, last bool) (at int, found *form) {
 		return len(b), nil
 	}
 	return s.held(b, at), nil
+}
+
+// skip goes on from stride to stride while no gram that is looked at can be of a
+// form. This is where the time goes, so it is written without checks: all that is
+// read lies before at+window.
+func (s *Scrubber) skip(b string, at int) int {
+	bits, shift, stride, end := unsafe.SliceData(s.grams.bits), s.grams.shift&63, s.stride, len(b)-s.window
+	look := unsafe.Add(unsafe.Pointer(unsafe.StringData(b)), stride-1)
+	switch s.gram {
+	case 8:
+		for ; at <= end; at += stride {
+			place := *(*uint64)(unsafe.Add(look, at)) * spread >> shift
+			if *(*uint64)(unsafe.Add(unsafe.Pointer(bits), place>>6*8))>>(place&63)&1 != 0 {
+				return at
+			}
+		}
+	case 4:
+		for ; at <= end; at += stride {
+			place := uint64(*(*uint32)(unsafe.Add(look, at))) * spread >> shift
+			if *(*uint64)(unsafe.Add(unsafe.Pointer(bits), place>>6*8))>>(place&63)&1 != 0 {
+				return at
+			}
+		}
+	default:
+		for ; at <= end && !s.grams.has(s.at(b, at+stride-1)); at += stride {
+		}
+	}
+	return at
 }
 
 // begins answers the longest of the forms with which b begins, or that one of

@@ -34,7 +34,7 @@ func clients() []client {
 		{"one secret goes in two headers", []string{"curl"}, curlTwoHeaders},
 		{"wget needs nothing but the environment", []string{"wget"}, wgetPlain},
 		{"Go takes the proxy and the roots of the environment", nil, goClient},
-	}, clientsOfGit(), clientsOfRuntimes(), clientsOfBodies(), clientsOfWebSockets(), clientsOfGRPC(), clientsOfTrust())
+	}, clientsOfGit(), clientsOfRuntimes(), clientsOfBodies(), clientsOfAnswers(), clientsOfWebSockets(), clientsOfGRPC(), clientsOfTrust())
 }
 
 func TestClients(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -26,7 +27,7 @@ func sectionG() []entry {
 		{"G05", manyRefusedTunnels},
 		{"G06", manyHostsOfAWildcard},
 		{"G16", nothingIsLeftBehind},
-	}, append(sectionGUpstream(), sectionGServe()...)...)
+	}, slices.Concat(sectionGUpstream(), sectionGFlow(), sectionGServe())...)
 }
 
 // usage is what a process has used: the memory that it holds now and has held
