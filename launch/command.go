@@ -32,7 +32,8 @@ type Host interface {
 	// closes. An error is a *StartError if it is the command's.
 	Start(spec Spec) (pidfd int, err error)
 	// Wait returns the next status of the command, as wait4 has it: a stop, or
-	// the end, which is the last.
+	// the end, which is the last. The command keeps its number, also when it has
+	// ended, until Wait is called.
 	Wait() (status uint32, err error)
 }
 

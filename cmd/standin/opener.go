@@ -229,9 +229,6 @@ func (v *visit) token(request openingRequest) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if err := v.matches(e, request.RulesHash); err != nil {
-		return "", err
-	}
 	return v.o.mint(profile, e.policy.Hash)
 }
 
@@ -296,11 +293,11 @@ func (v *visit) profile(request openingRequest) (*rules.Profile, *edition, error
 
 // open opens a session and stays with it until its launcher is gone.
 func (v *visit) open(request openingRequest) error {
-	profile, e, err := v.profile(request)
-	if err != nil {
+	if err := v.matches(v.o.g.edition(), request.RulesHash); err != nil {
 		return err
 	}
-	if err := v.matches(e, request.RulesHash); err != nil {
+	profile, e, err := v.profile(request)
+	if err != nil {
 		return err
 	}
 	if request.Isolation == isolationNetns || profile.Isolation == isolationNetns {

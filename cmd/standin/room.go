@@ -68,8 +68,11 @@ func (r *running) openRoom() error {
 			ports = append(ports, a.Port)
 		}
 	}
-	var err error
-	if m.Room, err = netns.Open(netns.Config{Ports: ports, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}); err != nil {
+	dir, err := os.Getwd()
+	if err != nil {
+		return roomError(fmt.Errorf("find the working directory: %w", err))
+	}
+	if m.Room, err = netns.Open(netns.Config{Ports: ports, Dir: dir, Environ: r.p.env, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}); err != nil {
 		return roomError(err)
 	}
 	r.room = m
@@ -136,11 +139,7 @@ func (m *room) close() error {
 // furnish makes the rest of the room, when the files of the session are there,
 // and puts on record what it is.
 func (r *running) furnish(h *hosted, files *launch.Files) error {
-	f := netns.Furniture{Scratch: r.home.Runtime, Kept: []string{files.Dir}, Holes: r.room.sockets, Environ: r.p.env}
-	var err error
-	if f.Dir, err = os.Getwd(); err != nil {
-		return roomError(fmt.Errorf("find the working directory: %w", err))
-	}
+	f := netns.Furniture{Scratch: r.home.Runtime, Kept: []string{files.Dir}, Holes: r.room.sockets}
 	for _, dir := range []string{r.home.Config, r.home.State, r.home.Runtime} {
 		if info, err := os.Stat(dir); err == nil && info.IsDir() && !slices.Contains(f.Private, dir) {
 			f.Private = append(f.Private, dir)
@@ -149,6 +148,7 @@ func (r *running) furnish(h *hosted, files *launch.Files) error {
 	if _, err := os.Stat(h.deliveries()); err == nil {
 		f.Kept = append(f.Kept, h.deliveries())
 	}
+	var err error
 	if f.Blank, err = r.secretFiles(); err != nil {
 		return roomError(err)
 	}

@@ -127,6 +127,8 @@ func answerStarting(p *pipe) error {
 	if err := leaveStandardFiles(); err != nil {
 		return err
 	}
+	var n noted
+	_, _ = p.receive(&n) // where the gateway is gone, there is nobody to wait for
 	reap(p, pid)
 	return nil
 }

@@ -43,7 +43,7 @@ func newHouse(t testing.TB) house {
 }
 
 func (h house) furniture() Furniture {
-	return Furniture{Dir: h.dir, Private: []string{h.private}, Scratch: h.private, Kept: []string{h.kept}, Blank: []string{h.secret}, Environ: os.Environ()}
+	return Furniture{Private: []string{h.private}, Scratch: h.private, Kept: []string{h.kept}, Blank: []string{h.secret}}
 }
 
 // stage is a room, and what comes out of it on standard output.
@@ -62,7 +62,11 @@ func newStage(t testing.TB, cfg Config) *stage {
 		t.Fatal(err)
 	}
 	defer in.Close()
-	cfg.Stdout, cfg.Stderr = in, in
+	h := newHouse(t)
+	cfg.Stdout, cfg.Stderr, cfg.Environ = in, in, os.Environ()
+	if cfg.Dir == "" {
+		cfg.Dir = h.dir
+	}
 	r, err := Open(cfg)
 	var lacking *LackingError
 	if errors.As(err, &lacking) {
@@ -75,7 +79,7 @@ func newStage(t testing.TB, cfg Config) *stage {
 		r.Close()
 		out.Close()
 	})
-	return &stage{t, r, newHouse(t), out}
+	return &stage{t, r, h, out}
 }
 
 // run runs a shell script in the room and returns its exit code and output.

@@ -31,20 +31,20 @@ const InitArgument = "netns-init"
 
 // Config says what a room is made with.
 type Config struct {
-	Ports []uint16 // on which all addresses are listened on, besides 80 and 443
+	Ports   []uint16 // on which all addresses are listened on, besides 80 and 443
+	Dir     string   // the working directory
+	Environ []string // of the user: it names sockets
 	// Standard files of the command; nil is the null device.
 	Stdin, Stdout, Stderr *os.File
 }
 
 // Furniture says what the command finds in its room.
 type Furniture struct {
-	Dir     string   // the working directory
 	Private []string // folders of the gateway: empty in there
 	Scratch string   // one of them, for what the room itself needs
 	Kept    []string // folders inside of them that the command needs, to be read only
 	Blank   []string // files that nobody may read in there
 	Holes   []string // unix sockets that stay
-	Environ []string // of the user: it names sockets
 	Trust   Trust
 }
 

@@ -28,6 +28,10 @@ type Room struct {
 	pid   int
 	start uint64
 	pipe  *pipe
+
+	cfg     Config
+	near    chan []string // the sockets that lie near
+	waiting bool          // Wait was called
 }
 
 // Open makes a room with its network. Errors are *LackingError.
@@ -60,7 +64,8 @@ func Open(cfg Config) (*Room, error) {
 	if err != nil {
 		return nil, errors.Join(lacking("make namespaces", err), here.close())
 	}
-	r := &Room{pid: pid, pipe: here}
+	r := &Room{pid: pid, pipe: here, cfg: cfg, near: make(chan []string, 1)}
+	go func() { r.near <- lookAround(cfg.Environ, cfg.Dir) }() // whoever furnishes the room waits for it
 	if r.start, err = launch.StartTime(pid); err == nil {
 		err = r.open(cfg)
 	}
@@ -140,7 +145,7 @@ func (r *Room) Init() (pid int, start uint64) { return r.pid, r.start }
 // Furnish makes the rest of the room and tests it. Errors are *LackingError or
 // *LeakError; the room is no good then.
 func (r *Room) Furnish(f Furniture) (Report, error) {
-	ask := furnishing{Furniture: f, Sockets: findSockets(f.Environ, f.Dir), Working: identityOf(f.Dir).Ino}
+	ask := furnishing{Furniture: f, Dir: r.cfg.Dir, Environ: r.cfg.Environ, Sockets: findSockets(r.cfg.Environ, <-r.near), Working: identityOf(r.cfg.Dir).Ino}
 	ask.Sockets = slices.DeleteFunc(ask.Sockets, func(path string) bool { return slices.Contains(f.Holes, path) })
 	for _, path := range slices.Concat(f.Private, f.Blank) {
 		ask.Probe.Secrets = append(ask.Probe.Secrets, identityOf(path))
@@ -223,6 +228,12 @@ func (r *Room) Start(spec launch.Spec) (pidfd int, err error) {
 
 // Wait implements launch.Host.
 func (r *Room) Wait() (status uint32, err error) {
+	if !r.waiting {
+		r.waiting = true
+		if err := r.pipe.send(noted{}); err != nil {
+			return 0, ended(err)
+		}
+	}
 	var answer changed
 	files, err := r.pipe.receive(&answer)
 	closeAll(files)

@@ -55,9 +55,10 @@ func TestRoomTellsWhyACommandDoesNotStart(t *testing.T) {
 
 // TestRoomOfAFolderThatIsHidden is refused before the command starts.
 func TestRoomOfAFolderThatIsHidden(t *testing.T) {
-	s := newStage(t, Config{})
+	h := newHouse(t)
+	s := newStage(t, Config{Dir: h.private})
 	f := s.furniture()
-	f.Dir = s.private
+	f.Private, f.Kept, f.Scratch = append(f.Private, h.private), nil, h.private
 	_, err := s.Furnish(f)
 	var lacking *LackingError
 	if !errors.As(err, &lacking) || !strings.Contains(err.Error(), "is hidden in the room") {

@@ -7,9 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -275,21 +273,16 @@ func keyring(*probe, []string) error {
 
 // joinOthers: nothing in /proc leads to a namespace of somebody else.
 func joinOthers(*probe, []string) error {
-	for _, pattern := range []string{"/proc/[0-9]*/ns/*", "/proc/[0-9]*/task/*/ns/*"} {
-		paths, _ := filepath.Glob(pattern) // a fixed pattern
-		for _, path := range paths {
-			if strings.HasPrefix(path, "/proc/1/") && slices.Contains([]string{"cgroup", "time", "time_for_children", "uts"}, filepath.Base(path)) {
-				continue // those are shared, and joining them needs a capability
-			}
-			fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-			if err != nil {
-				continue
-			}
-			err = unix.Setns(fd, 0)
-			unix.Close(fd)
-			if err == nil {
-				return fmt.Errorf("%s can be joined", path)
-			}
+	paths, _ := filepath.Glob("/proc/[0-9]*/ns/*") // a fixed pattern
+	for _, path := range paths {
+		fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			continue
+		}
+		err = unix.Setns(fd, 0)
+		unix.Close(fd)
+		if err == nil {
+			return fmt.Errorf("%s can be joined", path)
 		}
 	}
 	return nil

@@ -68,22 +68,26 @@ func socketFolders(environ []string) []string {
 
 // findSockets returns the sockets of other programs that this process can find:
 // those that the kernel lists for this network, those that the environment
-// names, and those near the working directory, the home and the temporaries.
-func findSockets(environ []string, dir string) []string {
-	var found []string
-	found = append(found, listedSockets()...)
-	found = append(found, namedSockets(environ)...)
-	for _, top := range append(temporaries(environ), dir, variable(environ, "HOME")) {
-		if filepath.IsAbs(top) && top != "/" {
-			found = append(found, nearSockets(top)...)
-		}
-	}
+// names, and those that lie near.
+func findSockets(environ []string, near []string) []string {
+	found := slices.Concat(listedSockets(), namedSockets(environ), near)
 	found = slices.DeleteFunc(found, func(path string) bool {
 		info, err := os.Stat(path)
 		return err != nil || info.Mode()&fs.ModeSocket == 0
 	})
 	slices.Sort(found)
 	return slices.Compact(found)
+}
+
+// lookAround finds the sockets near the working directory, the home and the
+// temporaries. It may take some milliseconds.
+func lookAround(environ []string, dir string) (found []string) {
+	for _, top := range append(temporaries(environ), dir, variable(environ, "HOME")) {
+		if filepath.IsAbs(top) && top != "/" {
+			found = append(found, nearSockets(top)...)
+		}
+	}
+	return found
 }
 
 // listedSockets are those that /proc/net/unix names by an absolute path.
@@ -126,7 +130,7 @@ func namedSockets(environ []string) (found []string) {
 
 // Bounds of the look around: folders that are read, and levels.
 const (
-	maxFolders = 1500
+	maxFolders = 1000
 	maxLevels  = 3
 )
 

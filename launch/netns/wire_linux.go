@@ -148,6 +148,8 @@ type (
 	// furnishing asks for the rest of the room, and the self-test.
 	furnishing struct {
 		Furniture
+		Dir     string
+		Environ []string
 		Working uint64   // inode of the working directory
 		Sockets []string // those of other programs
 		Probe   probe
@@ -168,6 +170,9 @@ type (
 		Cause  string
 		Failed bool
 	}
+	// noted says that the command's number was read, before it could be given to
+	// another: from now on it may be reaped.
+	noted struct{}
 	// changed is a status of the command, as wait4 has it.
 	changed struct{ Status uint32 }
 )

@@ -33,7 +33,7 @@ func sectionE() []entry {
 		{"E20", sessionInASession},
 		{"E26", relays},
 		{"E30", asNobody(nothingLeadsOut)},
-	}, sectionEServe()...)
+	}, append(sectionEServe(), sectionELimits()...)...)
 }
 
 // asked asserts that an answer asks for credentials and ends its connection.

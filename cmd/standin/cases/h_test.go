@@ -27,7 +27,7 @@ func sectionH() []entry {
 		{"H08", hostsOutsideTheGrammar},
 		{"H10", halfAFile},
 		{"H11", emptyRules},
-	}, sectionHModes()...)
+	}, append(sectionHModes(), sectionHState()...)...)
 }
 
 // file writes a rules file of its own.

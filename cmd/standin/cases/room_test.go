@@ -101,6 +101,9 @@ func tryInTheRoom(what string, args []string) (string, error) {
 	case "read": // file
 		text, err := os.ReadFile(args[0])
 		return fmt.Sprintf("%q", text), err
+	case "keys": // in the kernel
+		id, err := unix.KeyctlGetKeyringID(unix.KEY_SPEC_USER_SESSION_KEYRING, false)
+		return fmt.Sprint(id), err
 	case "kill": // process
 		pid, _ := strconv.Atoi(args[0])
 		return "signalled", unix.Kill(pid, 0)
