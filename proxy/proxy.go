@@ -39,6 +39,7 @@ const (
 	maxResponseHeader = 256 << 10
 	maxStreams        = 250      // of one HTTP/2 connection
 	maxFrame          = 16 << 10 // of HTTP/2: what clients send unless they are told to send more
+	streamBuffer      = 1 << 20  // of an answer over HTTP/2 whose client reads more slowly
 	readHeaderTimeout = 10 * time.Second
 	handshakeTimeout  = 10 * time.Second
 	idleTimeout       = 5 * time.Minute
