@@ -3,6 +3,7 @@
 //
 //	launch   starts the command: what its environment holds and what it does not,
 //	         its process tree, its exit code
+//	control  how a launcher has a session of a gateway that is another process
 //	proxy    the front door that the command's clients connect to: which session
 //	         asks, and for which host; launch/peer: which process
 //	rules    which rule decides, and what it lets stand where

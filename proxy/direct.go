@@ -30,7 +30,7 @@ func (p *Proxy) ServeDirect(l net.Listener, gate Gate, holes Holes) error {
 	plain := newConnections()
 	defer plain.Close()
 	if port == 80 {
-		p.serving.Go(func() { p.front.Serve(&gatedListener{Listener: plain, gate: gate, direct: true}) })
+		p.serving.Go(func() { p.front.Serve(&gatedListener{Listener: plain, gate: gate, direct: true, p: p}) })
 	}
 	for wait := time.Duration(0); ; {
 		conn, err := l.Accept()

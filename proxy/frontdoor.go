@@ -26,11 +26,13 @@ import (
 // gatedListener marks its connections with the gate that admits them.
 type gatedListener struct {
 	net.Listener
+	p      *Proxy
 	gate   Gate
 	direct bool // its clients name no proxy
 }
 
 func (l *gatedListener) Accept() (net.Conn, error) {
+	l.p.room()
 	conn, err := l.Listener.Accept()
 	if err != nil {
 		return nil, err

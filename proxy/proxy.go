@@ -39,6 +39,7 @@ const (
 	maxResponseHeader = 256 << 10
 	maxStreams        = 250      // of one HTTP/2 connection
 	maxFrame          = 16 << 10 // of HTTP/2: what clients send unless they are told to send more
+	streamBuffer      = 1 << 20  // of an answer over HTTP/2 whose client reads more slowly
 	readHeaderTimeout = 10 * time.Second
 	handshakeTimeout  = 10 * time.Second
 	idleTimeout       = 5 * time.Minute
@@ -80,6 +81,9 @@ type Config struct {
 	Resolver *net.Resolver                         // nil: Go's own
 	// Bounds of the tunnels of all sessions and of each; 0: maxTunnels, maxClientTunnels.
 	MaxTunnels, MaxClientTunnels int
+	// MaxConns is how many connections of clients may be open before further ones
+	// have to wait; 0: as many as come.
+	MaxConns int
 }
 
 // Proxy is a gateway's wire. Serve may be called for several listeners.
@@ -92,6 +96,7 @@ type Proxy struct {
 	tls     *tlsConfigs
 	dialer  *dial.Dialer
 	tunnels atomic.Int64
+	doors   atomic.Int64 // connections at the front door that are no tunnel yet
 	serving sync.WaitGroup
 }
 
@@ -122,6 +127,7 @@ func New(cfg Config) (*Proxy, error) {
 		MaxHeaderBytes:               maxHeaderBytes,
 		ErrorLog:                     quiet,
 		ConnContext:                  withConn,
+		ConnState:                    p.countDoors,
 		Protocols:                    protocols(false),
 	}
 	p.inner = &http.Server{
@@ -139,6 +145,26 @@ func New(cfg Config) (*Proxy, error) {
 	return p, nil
 }
 
+// countDoors counts the connections at the front door.
+func (p *Proxy) countDoors(_ net.Conn, state http.ConnState) {
+	switch state {
+	case http.StateNew:
+		p.doors.Add(1)
+	case http.StateClosed, http.StateHijacked:
+		p.doors.Add(-1)
+	}
+}
+
+// waitPause is how long a full front door waits before it looks again.
+const waitPause = 10 * time.Millisecond
+
+// room waits until one more connection may be open.
+func (p *Proxy) room() {
+	for p.cfg.MaxConns > 0 && p.doors.Load()+p.tunnels.Load() >= int64(p.cfg.MaxConns) {
+		time.Sleep(waitPause)
+	}
+}
+
 func protocols(h2 bool) *http.Protocols {
 	var ps http.Protocols
 	ps.SetHTTP1(true)
@@ -150,7 +176,7 @@ func protocols(h2 bool) *http.Protocols {
 func (p *Proxy) Serve(l net.Listener, gate Gate) error {
 	p.dialer.Reserve(l.Addr())
 	defer p.dialer.Release(l.Addr())
-	err := p.front.Serve(&gatedListener{Listener: l, gate: gate})
+	err := p.front.Serve(&gatedListener{Listener: l, gate: gate, p: p})
 	if errors.Is(err, net.ErrClosed) || errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}

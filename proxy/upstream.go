@@ -134,7 +134,7 @@ func (p *Proxy) newPool(t *tunnel, rule *rules.Rule, h2 bool) *http.Transport {
 			return handshake(ctx, conn, base)
 		},
 		Protocols:              protocols(h2),
-		HTTP2:                  &http.HTTP2Config{SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second},
+		HTTP2:                  &http.HTTP2Config{SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second, MaxReceiveBufferPerStream: streamBuffer},
 		DisableCompression:     true,
 		MaxIdleConns:           256,
 		MaxIdleConnsPerHost:    256,

@@ -32,6 +32,7 @@ type controlServer struct {
 	serving  sync.WaitGroup
 	opener   *opener // nil: no session is opened here
 	doors    *doors  // nil: no command is relayed here
+	reserve  reserve
 
 	mu       sync.Mutex
 	sessions []*hosted // oldest first; those that have ended stay for a while
@@ -92,7 +93,8 @@ func newControlServer(g *gateway, name string) (*controlServer, error) {
 	mux.HandleFunc("POST /v1/conversation", c.upgrade("standin-conversation", func(conn net.Conn) { c.opener.serve(conn) }))
 	mux.HandleFunc("POST /v1/door", c.upgrade("standin-door", func(conn net.Conn) { c.doors.push(conn) }))
 	c.server = &http.Server{Handler: mux, ReadTimeout: 5 * time.Second, WriteTimeout: 5 * time.Second, IdleTimeout: 5 * time.Second, MaxHeaderBytes: 8 << 10}
-	c.serving.Go(func() { c.server.Serve(listener) })
+	c.reserve.fill()
+	c.serving.Go(func() { c.server.Serve(&reservedListener{listener, &c.reserve}) })
 	return c, nil
 }
 
@@ -187,6 +189,7 @@ func (c *controlServer) upgrade(protocol string, take func(net.Conn)) http.Handl
 func (c *controlServer) close() error {
 	err := c.server.Close()
 	c.serving.Wait()
+	c.reserve.release()
 	return err
 }
 

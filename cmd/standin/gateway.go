@@ -87,7 +87,7 @@ func newGateway(ctx context.Context, cfg gatewayConfig) (*gateway, error) {
 		file.Close()
 		return nil, err
 	}
-	g.proxy, err = proxy.New(proxy.Config{Recorder: g.record, Log: g.log, Roots: cfg.upstream.roots, Via: cfg.upstream.via, MaxTunnels: cfg.tunnels, MaxClientTunnels: cfg.sessionTunnels})
+	g.proxy, err = proxy.New(proxy.Config{Recorder: g.record, Log: g.log, Roots: cfg.upstream.roots, Via: cfg.upstream.via, MaxTunnels: cfg.tunnels, MaxClientTunnels: cfg.sessionTunnels, MaxConns: maxConnections()})
 	if err != nil {
 		return nil, errors.Join(err, g.record.Close(), file.Close())
 	}

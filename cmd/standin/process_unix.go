@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"os/signal"
 	"syscall"
@@ -42,3 +43,19 @@ func awaitEnd(ended <-chan struct{}) {
 
 // brokenPipe is the signal of a reader that has gone.
 var brokenPipe = []os.Signal{syscall.SIGPIPE}
+
+// maxConnections leaves descriptors for upstreams, files and the control socket,
+// however few there are.
+func maxConnections() int {
+	var limit unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) != nil || limit.Cur > 1<<20 {
+		return 0
+	}
+	most := int(limit.Cur)
+	return max(most/4, most-1024)
+}
+
+// exhausted says whether an error is that of a process without descriptors left.
+func exhausted(err error) bool {
+	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
+}

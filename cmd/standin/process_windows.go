@@ -13,3 +13,8 @@ func awaitEnd(ended <-chan struct{}) { <-ended }
 
 // brokenPipe is no signal here.
 var brokenPipe = []os.Signal{os.Interrupt}
+
+// maxConnections has no limit here.
+func maxConnections() int { return 0 }
+
+func exhausted(error) bool { return false }

@@ -4,8 +4,10 @@ package cases
 
 import (
 	"fmt"
+	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -17,6 +19,7 @@ import (
 
 func sectionGServe() []entry {
 	return []entry{
+		{"G17", fewDescriptors},
 		{"G24", endsInOrder},
 		{"G25", signalsAndStops},
 		{"H29", rulesChangeUnderRequests},
@@ -203,4 +206,49 @@ func (c *Case) reloads(g *Serving) int {
 		c.Fatal(err)
 	}
 	return strings.Count(string(log), `"msg":"rules`)
+}
+
+// fewDescriptors: clients wait, and the gateway is asked and told all the same.
+func fewDescriptors(c *Case) {
+	few := func(cmd *exec.Cmd) {
+		cmd.Args = append([]string{"sh", "-c", `ulimit -n 64; exec "$0" "$@"`, cmd.Path}, cmd.Args[1:]...)
+		cmd.Path = "/bin/sh"
+	}
+	s := c.Start(Start{Name: "S1", Change: few})
+	c.Status(s.Do(api, get("/before", api, bearer(c.P))), 200)
+	var held []net.Conn
+	for i := range 200 {
+		conn, err := net.DialTimeout("tcp", s.Proxy.Host, patience)
+		if err != nil {
+			c.Fatal(err)
+		}
+		defer conn.Close()
+		held = append(held, conn)
+		if i%2 == 0 {
+			fmt.Fprintf(conn, "CONNECT %s:443 HTTP/1.1\r\nHost: %s:443\r\n%s\r\n\r\n", api, api, s.Credentials())
+		}
+	}
+	for range 5 {
+		status := s.Status()
+		if status.PID != s.Gateway || status.Descriptors > 64 {
+			c.Errorf("the gateway says %+v", status)
+		}
+	}
+	c.Exit(c.Standin("session", "list"), 0)
+	for _, conn := range held {
+		conn.Close()
+	}
+	c.Status(s.Do(api, get("/after", api, bearer(c.P))), 200)
+	// The serving gateway, too, and it is told to end a session.
+	g := c.serveBy(few)
+	served := g.Session(Start{Name: "served"})
+	for range 100 {
+		conn, err := net.DialTimeout("tcp", served.Proxy.Host, patience)
+		if err != nil {
+			c.Fatal(err)
+		}
+		defer conn.Close()
+	}
+	c.Exit(c.Standin("session", "revoke", served.ID()), 0)
+	c.U1.Requests(2)
 }
