@@ -3,12 +3,14 @@
 //
 //	launch   starts the command: what its environment holds and what it does not,
 //	         its process tree, its exit code
+//	control  how a launcher has a session of a gateway that is another process
 //	proxy    the front door that the command's clients connect to: which session
 //	         asks, and for which host; launch/peer: which process
 //	rules    which rule decides, and what it lets stand where
 //	ca       the leaf that the client is shown, under an authority of the
 //	         session's own
-//	proxy    the one server of all decrypted connections
+//	proxy    the one server of all decrypted connections; proxy/websocket: those
+//	         that become WebSockets
 //	grant    the session: placeholders are found, the values are put in
 //	vault    where the values lie, and the type that does not print them
 //	audit    the record, on disk before the request leaves

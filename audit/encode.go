@@ -1,6 +1,8 @@
 package audit
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"strconv"
 	"time"
@@ -202,4 +204,193 @@ func appendEscaped(b []byte, r rune) []byte {
 	}
 	const hex = "0123456789abcdef"
 	return append(b, '\\', 'u', hex[r>>12&15], hex[r>>8&15], hex[r>>4&15], hex[r&15])
+}
+
+// decode reads a line. What appendRecord makes, which is all but a few lines of a log, is read without reflection: a search
+// through a long log does little else.
+func decode(text []byte, e *Entry) error {
+	*e = Entry{}
+	d := decoder{text: text}
+	if d.entry(e) {
+		return nil
+	}
+	*e = Entry{}
+	wire := struct {
+		*Entry
+		Mono     int64 `json:"mono"`
+		Duration int64 `json:"duration_us"`
+	}{Entry: e}
+	if err := json.Unmarshal(text, &wire); err != nil {
+		return err
+	}
+	e.Mono, e.Duration = time.Duration(wire.Mono)*time.Microsecond, time.Duration(wire.Duration)*time.Microsecond
+	return nil
+}
+
+// A decoder reads what appendRecord writes. At anything else it fails, and a general one is asked.
+type decoder struct {
+	text   []byte
+	failed bool
+}
+
+// take removes what the text must begin with.
+func (d *decoder) take(begin string) bool {
+	if len(d.text) < len(begin) || string(d.text[:len(begin)]) != begin {
+		return false
+	}
+	d.text = d.text[len(begin):]
+	return true
+}
+
+func (d *decoder) must(begin string) {
+	if !d.take(begin) {
+		d.failed = true
+	}
+}
+
+// string reads a string without escapes that is not empty.
+func (d *decoder) string() string {
+	d.must(`"`)
+	end := bytes.IndexByte(d.text, '"')
+	if d.failed || end < 1 || bytes.IndexByte(d.text[:end], '\\') >= 0 {
+		d.failed = true
+		return ""
+	}
+	s := string(d.text[:end])
+	d.text = d.text[end+1:]
+	return s
+}
+
+func (d *decoder) number() (n int64) {
+	digits := 0
+	for ; digits < len(d.text) && digits < 18 && d.text[digits] >= '0' && d.text[digits] <= '9'; digits++ {
+		n = 10*n + int64(d.text[digits]-'0')
+	}
+	d.failed = d.failed || digits == 0 || digits == 18 || digits > 1 && d.text[0] == '0'
+	d.text = d.text[digits:]
+	return n
+}
+
+func (d *decoder) entry(e *Entry) bool {
+	d.must(`{"seq":`)
+	e.Seq = uint64(d.number())
+	for !d.failed && d.take(`,"`) {
+		end := bytes.IndexByte(d.text, '"')
+		if end < 0 {
+			return false
+		}
+		key := d.text[:end]
+		d.text = d.text[end+1:]
+		d.must(":")
+		d.field(string(key), e)
+	}
+	d.must("}\n")
+	return !d.failed && len(d.text) == 0
+}
+
+func (d *decoder) field(key string, e *Entry) {
+	switch key {
+	case "time":
+		at, err := time.Parse(timeLayout, d.string())
+		d.failed = d.failed || err != nil
+		e.Time = at
+	case "mono":
+		e.Mono = time.Duration(d.number()) * time.Microsecond
+	case "duration_us":
+		e.Duration = time.Duration(d.number()) * time.Microsecond
+	case "process":
+		d.process(&e.Process)
+	case "uses":
+		d.uses(e)
+	case "secrets":
+		e.Secrets = d.list()
+	case "variables":
+		e.Variables = d.list()
+	default:
+		if at := e.stringField(key); at != nil {
+			*at = d.string()
+		} else {
+			d.numberField(key, e)
+		}
+	}
+}
+
+func (e *Entry) stringField(key string) *string {
+	for _, f := range [...]struct {
+		key string
+		at  *string
+	}{
+		{"type", &e.Type}, {"session", &e.Session}, {"profile", &e.Profile}, {"isolation", &e.Isolation}, {"host", &e.Host}, {"scheme", &e.Scheme},
+		{"method", &e.Method}, {"path", &e.Path}, {"rule", &e.Rule}, {"id", &e.ID}, {"code", &e.Code}, {"command", &e.Command},
+		{"rules_hash", &e.RulesHash}, {"reason", &e.Reason}, {"h", &e.H}, {"mac", &e.MAC},
+	} {
+		if f.key == key {
+			return f.at
+		}
+	}
+	return nil
+}
+
+func (d *decoder) numberField(key string, e *Entry) {
+	n := d.number()
+	switch key {
+	case "port":
+		e.Port = int(n)
+	case "status":
+		e.Status = int(n)
+	case "bytes_in":
+		e.BytesIn = n
+	case "bytes_out":
+		e.BytesOut = n
+	case "count":
+		e.Count = int(n)
+	default:
+		d.failed = true
+	}
+}
+
+func (d *decoder) process(p *Process) {
+	d.must(`{"pid":`)
+	p.PID = int(d.number())
+	d.must(`,"start":`)
+	p.Start = uint64(d.number())
+	d.must(`,"exe":`)
+	if !d.take(`""`) {
+		p.Exe = d.string()
+	}
+	d.must(`,"uid":`)
+	p.UID = int(d.number())
+	d.must(`,"depth":`)
+	p.Depth = int(d.number())
+	d.must(`}`)
+}
+
+func (d *decoder) uses(e *Entry) {
+	e.Uses = nil
+	for begin := `[{"secret":`; d.take(begin); begin = `,{"secret":` {
+		u := Use{Secret: d.string()}
+		for _, f := range []struct {
+			key string
+			at  *string
+		}{{`,"version":`, &u.Version}, {`,"fingerprint":`, &u.Fingerprint}, {`,"surface":`, &u.Surface}} {
+			if d.take(f.key) {
+				*f.at = d.string()
+			}
+		}
+		if d.take(`,"count":`) {
+			u.Count = int(d.number())
+		}
+		d.must("}")
+		e.Uses = append(e.Uses, u)
+	}
+	d.must("]")
+}
+
+func (d *decoder) list() (list []string) {
+	d.must("[")
+	for list = append(list, d.string()); d.take(","); {
+		list = append(list, d.string())
+	}
+	d.must("]")
+	return list
 }

@@ -2,7 +2,6 @@ package audit
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -310,19 +309,6 @@ func (m *matcher) entry(c *cursor) *Entry {
 		m.awaited[key] = true
 	}
 	return e
-}
-
-func decode(text []byte, e *Entry) error {
-	wire := struct {
-		*Entry
-		Mono     int64 `json:"mono"`
-		Duration int64 `json:"duration_us"`
-	}{Entry: e}
-	if err := json.Unmarshal(text, &wire); err != nil {
-		return err
-	}
-	e.Mono, e.Duration = time.Duration(wire.Mono)*time.Microsecond, time.Duration(wire.Duration)*time.Microsecond
-	return nil
 }
 
 func (m *matcher) selects(e *Entry, at []byte) bool {

@@ -1,0 +1,215 @@
+package grant
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"net/http"
+	"net/url"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/net/http/httpguts"
+
+	"standin/rules"
+	"standin/vault"
+)
+
+// Values that are written alike wherever they stand, so that they can be counted.
+const (
+	mainValue    = "REALvalue0123456789"
+	anotherValue = "OTHERvalue0123456789"
+)
+
+type alike struct{}
+
+func (alike) Resolve(_ context.Context, source string, _ int) (vault.Value, error) {
+	text := mainValue
+	if strings.HasSuffix(source, "other") {
+		text = anotherValue
+	}
+	return vault.Value{Secret: vault.NewSecret([]byte(text)), Version: "1"}, nil
+}
+
+const placesRules = `version: 1
+secrets:
+  main: {source: "vault:main", shape: ghp_}
+  other: {source: "vault:other"}
+  stranger: {source: "vault:stranger"}
+rules:
+  - {name: places, hosts: [a.test], paths: ["/t/{}/x"], substitute: [{secret: main, in: [header Authorization, header X-Key, basic password, cookie sid, query api_key, path]}]}
+  - {name: bare, hosts: [a.test], substitute: [{secret: main, in: header X-Key}]}
+profiles:
+  default: {secrets: [main, other]}
+`
+
+// head is what the fuzzer makes up of a request.
+type head struct{ name, value, cookie, path, query string }
+
+// spelled puts placeholders, in several spellings, where the letters are.
+func (h head) spelled() head {
+	every := func(text string) string {
+		var b strings.Builder
+		for _, c := range []byte(text) {
+			b.WriteString("%" + strings.ToUpper(string("0123456789abcdef"[c>>4])+string("0123456789abcdef"[c&15])))
+		}
+		return b.String()
+	}
+	r := strings.NewReplacer("P", pMain, "Q", pOther, "S", pStranger, "E", every(pMain),
+		"B", base64.StdEncoding.EncodeToString([]byte("u:"+pMain)), "U", base64.StdEncoding.EncodeToString([]byte(pMain+":x")))
+	return head{r.Replace(h.name), r.Replace(h.value), r.Replace(h.cookie), r.Replace(h.path), r.Replace(h.query)}
+}
+
+// part is one part of a request as its receiver reads it.
+type part struct{ where, text string }
+
+// parts takes a request apart, raw and decoded.
+func parts(r *Request) []part {
+	var all []part
+	add := func(where string, texts ...string) {
+		for _, text := range texts {
+			all = append(all, part{where, text})
+		}
+	}
+	for name, values := range r.Header {
+		add("name", strings.ToLower(name))
+		for _, value := range values {
+			if name == "Cookie" {
+				for pair := range strings.SplitSeq(value, ";") {
+					bare, content, _ := strings.Cut(pair, "=")
+					add("name", bare)
+					add("cookie "+strings.TrimSpace(bare), content)
+				}
+				continue
+			}
+			if scheme, coded, ok := strings.Cut(value, " "); ok && name == "Authorization" && strings.EqualFold(scheme, "Basic") {
+				plain, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(strings.Trim(coded, " \t"), "="))
+				user, password, _ := strings.Cut(string(plain), ":")
+				if err == nil {
+					add("basic user", user)
+					add("basic password", password)
+				}
+			}
+			add("header "+name, value)
+		}
+	}
+	for i, segment := range strings.Split(r.Path, "/") {
+		where := "path"
+		if i != 2 || r.Match.Segment != 1 {
+			where = "another segment"
+		}
+		decoded, err := url.PathUnescape(segment)
+		if err != nil {
+			decoded = segment
+		}
+		add(where, decoded)
+		if decoded != segment {
+			add(where, segment)
+		}
+	}
+	for piece := range strings.SplitSeq(r.Query, "&") {
+		name, value, _ := strings.Cut(piece, "=")
+		if decoded, err := url.QueryUnescape(name); err == nil {
+			name = decoded
+		}
+		if decoded, err := url.QueryUnescape(value); err == nil {
+			value = decoded
+		}
+		add("name", name)
+		add("query "+name, value)
+	}
+	return all
+}
+
+// No known placeholder leaves in a header, a cookie, the path or the query; a
+// value stands only at the surfaces of the rule, as often as the plan says; and
+// without a use nothing changes.
+func FuzzRequest(f *testing.F) {
+	for _, h := range []head{
+		{"X-Key", "P", "sid=P; a=b", "/t/P/x", "api_key=P&b=c"}, {"Authorization", "Bearer P", "", "/t/E/x", "api_key=E"},
+		{"Authorization", "Basic B", "sid=1", "/", ""}, {"Authorization", "Basic U", "", "/t/y/x", "P=1"}, {"X-P", "1", "a=P", "/P", "x=P"},
+		{"X-Key", "Q", "sid=S", "/t/y/P", "api_key=1&api_key=P"}, {"X-Key", "PP", "P=1", "/t/P%2f/x", "api_key=P+%50"}, {"Cookie", "sid=P", "sid=P", "/other", "api_key=Px"},
+	} {
+		f.Add(h.name, h.value, h.cookie, h.path, h.query)
+	}
+	policy, err := rules.Parse("standin.yaml", []byte(placesRules))
+	if err != nil {
+		f.Fatal(err)
+	}
+	profile, err := policy.Profile("default")
+	if err != nil {
+		f.Fatal(err)
+	}
+	s, err := Open(f.Context(), Config{ID: "s", Policy: policy, Profile: profile, Placeholders: streamPlaceholders, Source: alike{},
+		Fingerprint: func([]byte) string { return "f" }})
+	if err != nil {
+		f.Fatal(err)
+	}
+	a := rules.Authority{Host: "a.test", Port: 443}
+	f.Fuzz(func(t *testing.T, name, value, cookie, path, query string) {
+		h := head{name, value, cookie, path, query}.spelled()
+		onWire := func(text string) bool {
+			return !strings.ContainsFunc(text, func(c rune) bool { return c <= ' ' || c >= 0x7f || c == '#' || c == '?' })
+		}
+		if !httpguts.ValidHeaderFieldName(h.name) || !httpguts.ValidHeaderFieldValue(h.value) || !httpguts.ValidHeaderFieldValue(h.cookie) ||
+			!onWire(h.path) || !onWire(strings.ReplaceAll(h.query, "?", "")) || !strings.HasPrefix(h.path, "/") {
+			return
+		}
+		r := &Request{At: a, Header: http.Header{}, Path: h.path, Query: h.query,
+			Match: policy.Match(rules.Target{Authority: a, Scheme: "https", Method: "GET", Path: h.path})}
+		if h.cookie != "" {
+			r.Header["Cookie"] = []string{h.cookie}
+		}
+		r.Header.Add(h.name, h.value)
+		before := Request{Header: r.Header.Clone(), Path: r.Path, Query: r.Query}
+		for _, p := range parts(r) {
+			if strings.Contains(p.text, mainValue) || strings.Contains(p.text, anotherValue) {
+				return
+			}
+		}
+		plan, err := s.Prepare(t.Context(), r)
+		if err != nil {
+			if refusal := (*Refusal)(nil); !errors.As(err, &refusal) || AsRefusal(err).Code == "internal" {
+				t.Fatalf("%+v: %v", h, err)
+			}
+			return
+		}
+		plan.Apply(r)
+		if len(plan.Uses) == 0 && (!reflect.DeepEqual(r.Header, before.Header) || r.Path != before.Path || r.Query != before.Query) {
+			t.Fatalf("%+v changed without a use", h)
+		}
+		checkParts(t, s, r, plan)
+	})
+}
+
+func checkParts(t *testing.T, s *Session, r *Request, plan *Plan) {
+	t.Helper()
+	allowed := []string{"header X-Key"}
+	if r.Match.Rule.Name == "places" {
+		allowed = []string{"header X-Key", "header Authorization", "basic password", "cookie sid", "query api_key", "path"}
+	}
+	found := 0
+	for _, p := range parts(r) {
+		if hit, ok := s.index.Next(p.text, 0); ok {
+			t.Fatalf("the placeholder of %s leaves in %s: %q", hit.Placeholder.Secret, p.where, p.text)
+		}
+		if strings.Contains(p.text, anotherValue) {
+			t.Fatalf("a value that no rule names leaves in %s", p.where)
+		}
+		if n := strings.Count(p.text, mainValue); n > 0 {
+			if found += n; !slices.Contains(allowed, p.where) {
+				t.Fatalf("the value leaves in %s: %q", p.where, p.text)
+			}
+		}
+	}
+	for _, use := range plan.Uses {
+		if found -= use.Count; use.Secret != "main" {
+			t.Fatalf("%+v is used", use)
+		}
+	}
+	if found != 0 {
+		t.Fatalf("%+v: the value stands there %d times more often", plan.Uses, found)
+	}
+}
