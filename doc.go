@@ -15,7 +15,8 @@
 //	vault    where the values lie, and the type that does not print them
 //	audit    the record, on disk before the request leaves
 //	proxy    the forwarder: upstream identity, guarded dialling, the answer
-//	grant    the scrubber: placeholders again where values stand
+//	grant    the answer: decoded (grant/coding), scrubbed (grant/scrub: placeholders
+//	         again where values stand) and passed on as it comes (grant/answer)
 //
 // Command cmd/standin puts them together. It is the only package that knows all
 // the others. What may import what is checked by arch_test.go.
