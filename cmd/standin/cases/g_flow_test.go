@@ -150,7 +150,7 @@ func largeBodiesBothWays(c *Case) {
 		all(int64(mib) << 20)
 		after := c.usage(s)
 		c.Logf("%s: 4 x %d MiB in %v of processor time", proto, mib, after.cpu-before.cpu)
-		c.within(proto+": the peak grew by", after.peak-before.peak, 10<<10)
+		c.within(proto+": the peak grew by", after.peak-before.peak, 16<<10) // 10 GiB make it grow by no more
 	}
 	c.U1.Nothing()
 }
