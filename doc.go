@@ -2,7 +2,8 @@
 // meets them. It holds no code.
 //
 //	launch   starts the command: what its environment holds and what it does not,
-//	         its process tree, its exit code
+//	         its process tree, its exit code; launch/netns: the room that it
+//	         lives in, if it has one of its own
 //	control  how a launcher has a session of a gateway that is another process
 //	proxy    the front door that the command's clients connect to: which session
 //	         asks, and for which host; launch/peer: which process

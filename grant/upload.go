@@ -29,6 +29,7 @@ type stream struct {
 	layout    body.Layout
 	surfaces  []rules.Surface // of the layout's parts
 	outside   rules.Surface   // of what lies in none of them
+	counted   bool            // its format counts bytes, which a value would put out
 	put       func(secret string, at rules.Surface) (*held, error)
 	misplaced func(secret string) error
 
@@ -263,6 +264,9 @@ func (s *stream) value(secret string) (string, error) {
 	}
 	if !s.p.allows(secret, at) || fault == "substitution" {
 		return "", s.misplaced(secret)
+	}
+	if s.counted {
+		return "", &Refusal{Code: "unsafe_value", Secret: secret, Surface: at.String()}
 	}
 	held, err := s.put(secret, at)
 	if err != nil {
