@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/iotest"
 
 	"standin/rules"
 )
@@ -97,5 +98,20 @@ func TestNarrowingEndsAConversationThatTheGrantOpened(t *testing.T) {
 	m.plan.prep.granted = map[string]*held{"main": {}}
 	if err := m.Begin(true); AsRefusal(err).Code != "no_grant" {
 		t.Error(err)
+	}
+}
+
+// Formats that count bytes are not put out of step: without a placeholder they
+// pass, with one they are refused.
+func TestNoValueGoesIntoWhatCountsItsBytes(t *testing.T) {
+	for _, media := range []string{"application/grpc", "Application/gRPC+proto; x=y", "application/x-protobuf", "application/connect+json", "application/grpc-web-text"} {
+		for text, code := range map[string]string{"\x00\x00\x00\x00\x02\x0a\x00": "", "\x00\x00\x00\x00\x29\x0a\x27" + pMain: "unsafe_value", pStranger: ""} {
+			u := upload{"/body", media, "", text}
+			for how, got := range map[string]outcome{"whole": u.whole(t), "streamed": u.streamed(t, iotest.OneByteReader)} {
+				if got.code != code || code == "" && got.body != text || code != "" && strings.Contains(got.body, streamValue) {
+					t.Errorf("%s, %q, %s: %+v", media, text, how, got)
+				}
+			}
+		}
 	}
 }

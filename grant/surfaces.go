@@ -6,6 +6,7 @@ import (
 	"io"
 	"mime"
 	"net/url"
+	"slices"
 	"strings"
 
 	"golang.org/x/net/http/httpguts"
@@ -230,6 +231,7 @@ func (p *prep) newStream(src io.Reader) (*stream, error) {
 	var err error
 	if len(types) == 1 {
 		media, parameters, err = mime.ParseMediaType(types[0])
+		s.counted = countsBytes(types[0])
 	}
 	parts := func(kind rules.Kind) []string {
 		names := p.named(kind)
@@ -331,4 +333,12 @@ func (p *prep) pipe(src io.Reader, put func(string, rules.Surface) (*held, error
 		return s, s, s.free, nil
 	}
 	return decoder.Encode(s), s, func() { s.free(); decoder.Close() }, nil
+}
+
+// countsBytes says whether a format has lengths before what they are of, in gRPC's
+// messages and in the fields of Protocol Buffers.
+func countsBytes(media string) bool {
+	media, _, _ = strings.Cut(strings.ToLower(media), ";")
+	return slices.ContainsFunc([]string{"application/grpc", "application/connect+", "application/proto", "application/protobuf", "application/x-protobuf"},
+		func(known string) bool { return strings.HasPrefix(strings.TrimSpace(media), known) })
 }

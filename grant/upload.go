@@ -29,6 +29,7 @@ type stream struct {
 	layout    body.Layout
 	surfaces  []rules.Surface // of the layout's parts
 	outside   rules.Surface   // of what lies in none of them
+	counted   bool            // its format counts bytes, which a value would put out
 	put       func(secret string, at rules.Surface) (*held, error)
 	misplaced func(secret string) error
 
@@ -122,6 +123,9 @@ const moment = 500 * time.Millisecond
 // certain is a length at which a beginning of a placeholder is none by chance.
 const certain = 8
 
+// errUnreadable ends a body whose decoder gave up in a way of its own.
+var errUnreadable = errors.New("read body: it cannot be decoded")
+
 // arrival is what one read has brought.
 type arrival struct {
 	b   []byte
@@ -138,10 +142,17 @@ func (s *stream) read(p []byte) (n int, err error, waited bool) {
 		}
 		ahead, src, size := make(chan arrival, 1), s.src, min(len(p), 4<<10)
 		s.ahead = ahead
+		host := s.p.r.At.Host
 		go func() {
+			a := arrival{err: errUnreadable} // of a decoder that panics
+			defer func() {
+				_ = recover() // its text may hold anything
+				ahead <- a
+			}()
 			b := make([]byte, size)
+			Fault("upload", host)
 			n, err := src.Read(b)
-			ahead <- arrival{b[:n], err}
+			a = arrival{b[:n], err}
 		}()
 	}
 	var late <-chan time.Time
@@ -253,6 +264,9 @@ func (s *stream) value(secret string) (string, error) {
 	}
 	if !s.p.allows(secret, at) || fault == "substitution" {
 		return "", s.misplaced(secret)
+	}
+	if s.counted {
+		return "", &Refusal{Code: "unsafe_value", Secret: secret, Surface: at.String()}
 	}
 	held, err := s.put(secret, at)
 	if err != nil {

@@ -58,6 +58,7 @@ func (p *Proxy) serveDecrypted(w http.ResponseWriter, r *http.Request) {
 func (p *Proxy) exchange(w http.ResponseWriter, r *http.Request, t *tunnel) {
 	x := &exchange{p: p, t: t, w: &plainWriter{ResponseWriter: w}, r: r, id: newID(), began: time.Now()}
 	defer p.contain(x.w, "exchange")
+	grant.Fault("exchange", t.authority.Host)
 	if err := x.check(); err != nil {
 		x.refuse(err)
 		return

@@ -96,6 +96,7 @@ func (p *Proxy) serveFront(w http.ResponseWriter, r *http.Request) {
 	}
 	r.Header.Del("Proxy-Authorization")
 	c := &caller{client, process}
+	grant.Fault("front", r.URL.Hostname())
 	if conn.direct {
 		p.servePlainDirect(w, r, c)
 		return

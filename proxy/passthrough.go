@@ -6,10 +6,12 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"sync"
 	"time"
 
+	"standin/grant"
 	"standin/proxy/dial"
 )
 
@@ -140,6 +142,13 @@ func (p *Proxy) relay(t *tunnel, up net.Conn) {
 	var sent int64
 	var sending sync.WaitGroup
 	sending.Go(func() {
+		defer func() {
+			if v := recover(); v != nil {
+				p.cfg.Log.Error("panic", slog.String("where", "relay"), slog.String("stack", stack()))
+				t.Close()
+			}
+		}()
+		grant.Fault("relay", t.authority.Host)
 		sent, _ = io.Copy(up, io.MultiReader(bytes.NewReader(t.early), bare(t.Conn)))
 		closeWrite(up)
 	})

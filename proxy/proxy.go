@@ -284,6 +284,13 @@ func (c *Client) add(t *tunnel, most int) error {
 	return nil
 }
 
+func (c *Client) has(t *tunnel) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, ok := c.open[t]
+	return ok
+}
+
 func (c *Client) remove(t *tunnel) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

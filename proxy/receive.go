@@ -62,6 +62,10 @@ func (x *exchange) receive(resp *http.Response, sent *sentBody) error {
 		h["Connection"] = []string{"close"}
 	}
 	for name := range resp.Trailer {
+		if x.scrubber().Holds(name) {
+			clear(h)
+			return &grant.Refusal{Code: "unsafe_response"}
+		}
 		h.Add("Trailer", name)
 	}
 	out := outcome{status: resp.StatusCode, sent: sent}

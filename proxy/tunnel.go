@@ -67,6 +67,15 @@ func (t *tunnel) Close() error {
 	return t.Conn.Close()
 }
 
+// abandon closes a tunnel of which it is not known whether it was counted.
+func (t *tunnel) abandon() {
+	if t.client.has(t) {
+		t.Close()
+		return
+	}
+	t.Conn.Close()
+}
+
 // attach gives the tunnel an upstream that ends with it. It answers false, and
 // closes the upstream, when the tunnel has ended already.
 func (t *tunnel) attach(up net.Conn) bool {
@@ -112,9 +121,10 @@ func (p *Proxy) run(t *tunnel) {
 	defer func() {
 		if v := recover(); v != nil {
 			p.cfg.Log.Error("panic", slog.String("where", "tunnel"), slog.String("stack", stack()))
-			t.Close()
+			t.abandon()
 		}
 	}()
+	grant.Fault("tunnel", t.authority.Host)
 	if err := t.open(); err != nil {
 		p.refuseTunnel(t, err)
 		t.Conn.Close()

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -52,7 +53,8 @@ func (p *program) explainNothing(dir string, f audit.Filter) {
 		{f.PID != 0, audit.Filter{PID: f.PID}, fmt.Sprintf("the process %d", f.PID), nil},
 		{f.Exe != "", audit.Filter{Exe: f.Exe}, "the process " + strconv.QuoteToASCII(f.Exe), func() string { return "its executable's whole path, or the last part of it" }},
 	} {
-		if !alone.set || occurs(dir, alone.only) {
+		// Where it was the only condition, the search that found nothing has told.
+		if !alone.set || !reflect.DeepEqual(f, alone.only) && occurs(dir, alone.only) {
 			continue
 		}
 		text := "no record of the whole log names " + alone.what

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	"standin/grant"
 	"standin/launch"
 	"standin/launch/peer"
 )
@@ -21,6 +22,8 @@ func (v *visit) bind(h *hosted, shell processID, answer openingAnswer) error {
 	}
 	v.o.bound.Go(func() {
 		defer v.o.g.contain("shell")
+		defer func() { v.o.g.logged(h.end(reasonShell)) }() // whatever happens here
+		grant.Fault("shell", h.session.Profile.Name)
 		select {
 		case <-ended.Done():
 		case <-h.gone:

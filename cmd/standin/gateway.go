@@ -119,6 +119,14 @@ func (g *gateway) mark() {
 	}
 }
 
+// markNow writes one mark. A fault of it costs that mark only.
+func (g *gateway) markNow() {
+	defer g.contain("mark")
+	if _, err := g.record.Mark(g.life); err != nil {
+		g.log.Warn("no mark", slog.Any("cause", err))
+	}
+}
+
 // execSources are the commands of the rules file that print a secret.
 func execSources(policy *rules.Policy) map[string]vault.ExecSource {
 	found := map[string]vault.ExecSource{}
@@ -231,7 +239,10 @@ func (g *gateway) open(ctx context.Context, cfg sessionConfig) (*live, error) {
 // watch cuts the session's connections when its time is over or it is revoked.
 func (l *live) watch() {
 	defer close(l.watched)
+	defer l.g.contain("watch")
+	defer l.client.Cut() // whatever happens here
 	<-l.session.Ended()
+	grant.Fault("watch", l.session.Profile.Name)
 	l.client.Cut()
 	rec := l.record("revoke")
 	rec.Reason = l.session.Reason()

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"standin/control"
+	"standin/grant"
 	"standin/launch"
 	"standin/launch/peer"
 	"standin/rules"
@@ -202,6 +203,7 @@ func (v *visit) talk() {
 	if v.conn.Receive(&request) != nil {
 		return
 	}
+	grant.Fault("conversation", request.Profile)
 	switch request.Do {
 	case "token":
 		text, err := v.token(request)
@@ -341,6 +343,7 @@ func (v *visit) open(request openingRequest) error {
 	if err := v.conn.Send(answer); err != nil {
 		return h.end(reasonGone)
 	}
+	defer func() { v.o.g.logged(h.end(reasonGone)) }() // whatever happens there
 	v.attend(h, near)
 	return nil
 }
@@ -362,6 +365,7 @@ func (v *visit) lacking(near bool) error {
 // attend keeps the session until its launcher says that the command has ended,
 // or is gone.
 func (v *visit) attend(h *hosted, near bool) {
+	grant.Fault("lifeline", h.session.Profile.Name)
 	var child launched
 	if v.conn.Receive(&child) != nil {
 		v.o.g.logged(h.end(reasonGone))

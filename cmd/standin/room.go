@@ -40,8 +40,8 @@ type roomNotes struct {
 	Open     []string `json:"open,omitempty"`
 }
 
-// openRoom makes the room before anything secret is read, so that a system that
-// gives none says so at once.
+// openRoom begins to make the room before anything secret is read, so that a
+// system that gives none says so at once. The vault is opened meanwhile.
 func (r *running) openRoom() error {
 	m := &room{answers: names.New(), holes: proxy.Holes{}}
 	var ports []uint16
@@ -76,6 +76,17 @@ func (r *running) openRoom() error {
 		return roomError(err)
 	}
 	r.room = m
+	return nil
+}
+
+// ready waits until the room has its network.
+func (m *room) ready() error {
+	if m == nil {
+		return nil
+	}
+	if err := m.Ready(); err != nil {
+		return roomError(err)
+	}
 	return nil
 }
 
@@ -166,7 +177,7 @@ func (r *running) furnish(h *hosted, files *launch.Files) error {
 	}
 	h.furnished(roomNotes{SelfTest: report.Tests, Hidden: report.Hidden, Open: r.f.open})
 	h.g.log.Info("room", slog.String("session", h.session.ID), slog.String("selftest", rec.Reason), slog.Any("hidden", report.Hidden))
-	return errors.Join(err, h.g.record.Append(context.Background(), rec))
+	return errors.Join(err, h.g.record.Note(rec))
 }
 
 // secretFiles are those outside of the home that open the vault, or hold a value

@@ -173,7 +173,10 @@ func (r *running) prepare() error {
 	if r.store, err = r.p.openVault(r.cmd, r.home); err != nil {
 		return err
 	}
-	return trusted(r.store, r.policy)
+	if err := trusted(r.store, r.policy); err != nil {
+		return err
+	}
+	return r.room.ready()
 }
 
 // prepareServed is prepare for a session of a serving gateway, which has rules,

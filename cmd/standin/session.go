@@ -118,7 +118,7 @@ func (p *program) sessionShow(cmd *cobra.Command, id string) error {
 		fmt.Fprintf(p.out, "grant      %s: used %d, left %s, misplaced %d\n", g.Secret, g.Used, left, g.Misplaced)
 	}
 	if len(s.SelfTest) > 0 {
-		fmt.Fprintf(p.out, "self-test  passed: %s\nhidden     %d sockets\n", strings.Join(s.SelfTest, ", "), len(s.Hidden))
+		fmt.Fprintf(p.out, "self-test  passed: %s\nhidden     sockets of other programs: %d\n", strings.Join(s.SelfTest, ", "), len(s.Hidden))
 	}
 	for _, open := range s.Open {
 		fmt.Fprintf(p.out, "open       %s\n", harmless(open))

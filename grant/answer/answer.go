@@ -133,7 +133,9 @@ func Copy(sink Sink, src io.ReadCloser, how How) (Seen, error) {
 func (c *copier) run() error {
 	in := io.Reader(c.src)
 	c.src.timed = c.coded()
+	c.mu.Lock()
 	c.wait()
+	c.mu.Unlock()
 	if c.coded() {
 		whole, err := coding.Weigh(c.how.Coding, c.src)
 		if err != nil {

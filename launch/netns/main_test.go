@@ -68,6 +68,9 @@ func newStage(t testing.TB, cfg Config) *stage {
 		cfg.Dir = h.dir
 	}
 	r, err := Open(cfg)
+	if err == nil {
+		err = r.Ready()
+	}
 	var lacking *LackingError
 	if errors.As(err, &lacking) {
 		t.Skipf("no room here: %v", err)

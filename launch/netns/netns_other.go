@@ -26,6 +26,9 @@ func Open(Config) (*Room, error) {
 	return nil, &LackingError{Step: "make a room", Cause: errUnsupported}
 }
 
+// Ready returns an error.
+func (r *Room) Ready() error { return errUnsupported }
+
 // Init is nobody.
 func (r *Room) Init() (pid int, start uint64) { return 0, 0 }
 

@@ -34,7 +34,8 @@ type Room struct {
 	waiting bool          // Wait was called
 }
 
-// Open makes a room with its network. Errors are *LackingError.
+// Open begins to make a room; Ready waits for it. Errors are *LackingError, and
+// most of what a system forbids is known at once.
 func Open(cfg Config) (*Room, error) {
 	here, there, err := newPipe()
 	if err != nil {
@@ -67,18 +68,16 @@ func Open(cfg Config) (*Room, error) {
 	r := &Room{pid: pid, pipe: here, cfg: cfg, near: make(chan []string, 1)}
 	go func() { r.near <- lookAround(cfg.Environ, cfg.Dir) }() // whoever furnishes the room waits for it
 	if r.start, err = launch.StartTime(pid); err == nil {
-		err = r.open(cfg)
+		err = r.pipe.send(opening{UID: os.Getuid(), GID: os.Getgid(), Ports: cfg.Ports})
 	}
 	if err != nil {
-		return nil, errors.Join(err, r.Close())
+		return nil, errors.Join(lacking("make the room", err), r.Close())
 	}
 	return r, nil
 }
 
-func (r *Room) open(cfg Config) error {
-	if err := r.pipe.send(opening{UID: os.Getuid(), GID: os.Getgid(), Ports: cfg.Ports}); err != nil {
-		return lacking("make the room", err)
-	}
+// Ready waits until the network of the room is made. Errors are *LackingError.
+func (r *Room) Ready() error {
 	var answer opened
 	files, err := r.pipe.receive(&answer)
 	if err != nil {

@@ -128,10 +128,12 @@ func namedSockets(environ []string) (found []string) {
 	return found
 }
 
-// Bounds of the look around: folders that are read, and levels.
+// Bounds of the look around: folders that are read, and levels. What the kernel
+// lists needs none of it; this finds what was bound by a relative path, or in
+// another network.
 const (
-	maxFolders = 1000
-	maxLevels  = 3
+	maxFolders = 300
+	maxLevels  = 2
 )
 
 // nearSockets looks through a folder and what is close below it.

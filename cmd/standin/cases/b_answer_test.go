@@ -35,6 +35,7 @@ func sectionBAnswers() []entry {
 		{"B36", tokenInACookie},
 		{"B37", heldBackForAMoment},
 		{"B38", scrubbingByRule},
+		{"B39", echoOfADeliveredValue},
 	}
 }
 
@@ -424,6 +425,30 @@ func heldBackForAMoment(c *Case) {
 		t.Close()
 		c.arrived(u, 1)
 	}
+}
+
+// echoOfADeliveredValue: what the command was handed itself does not come back
+// to it in answers, either, where it would end in logs and prompts.
+func echoOfADeliveredValue(c *Case) {
+	const value = "db-pass-0123456789abcdef"
+	c.Exit(c.StandinInput(value+"\n", nil, "vault", "set", "db/token"), 0)
+	c.Rules.entries = append(c.Rules.entries, "db: {source: \"vault:db/token\", deliver: env, env: [DB_PASSWORD]}")
+	c.Rules.Profile("handed: {secrets: [github, db], isolation: session}")
+	c.UE.Handle(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Echo", value)
+		fmt.Fprintf(w, "<%s> <%s>", value, base64.StdEncoding.EncodeToString([]byte(value)))
+	})
+	s := c.Start(Start{Name: "handed", Profile: "handed"})
+	s.Each(Message{"GET", echo, "/", nil, ""}, func(r *Response) {
+		c.Status(r, 200)
+		if text := string(r.Raw); strings.Contains(text, value) || strings.Contains(text, base64.StdEncoding.EncodeToString([]byte(value))) {
+			c.Errorf("the value came back: %s", r)
+		}
+		p := r.Header.Get("X-Echo")
+		c.Equal(strings.Contains(p, "zstandin_"), true)
+		c.Equal(strings.HasPrefix(string(r.Body), "<"+p+"> <xxxx"), true)
+	})
+	c.UE.Requests(2)
 }
 
 func scrubbingByRule(c *Case) {

@@ -107,8 +107,22 @@ func echoAsAHeaderName(c *Case) {
 	for host, u := range c.both() {
 		for _, name := range []string{R, "X-" + R} {
 			u.Handle(func(w http.ResponseWriter, r *http.Request) {
-				w.Header()[name] = []string{"1"}
+				if r.URL.Path == "/trailer" {
+					w.Header().Set("Trailer", name)
+				} else {
+					w.Header()[name] = []string{"1"}
+				}
 				_, _ = io.WriteString(w, "body")
+				_ = http.NewResponseController(w).Flush()
+				if r.URL.Path == "/trailer" {
+					w.Header()[http.CanonicalHeaderKey(name)] = []string{"1"}
+				}
+			})
+			c.S1().Each(Message{"GET", host, "/trailer", []string{bearer(c.P), "TE: trailers"}, ""}, func(r *Response) {
+				c.Refused(r, 502, "unsafe_response")
+				if strings.Contains(strings.ToLower(string(r.Raw)), strings.ToLower(R)) {
+					c.Errorf("the name of the trailer came through: %s", r)
+				}
 			})
 			c.S1().Each(Message{"GET", host, "/", []string{bearer(c.P)}, ""}, func(r *Response) {
 				c.Refused(r, 502, "unsafe_response")
@@ -117,7 +131,7 @@ func echoAsAHeaderName(c *Case) {
 				}
 			})
 		}
-		c.arrived(u, 4)
+		c.arrived(u, 8)
 	}
 }
 

@@ -117,6 +117,7 @@ func (c *Case) grpcClient(argv ...string) {
 		"collect: a+b+c " + seen + ", OK",
 		"split: x " + seen + "; y " + seen + "; NOT_FOUND no more for " + seen,
 		"chat: 20 replies, each before the next message, OK",
+		"at once: 500 of 500, OK",
 		"deadline: DEADLINE_EXCEEDED", "cancelled: CANCELLED",
 	}, "\n"))
 	for range 2 {
@@ -136,8 +137,8 @@ func (c *Case) grpcClient(argv ...string) {
 			c.Error("the upstream was not told that a call was cancelled")
 		}
 	}
-	c.Equal(paths, map[string]int{"Unary": 1, "Collect": 1, "Split": 1, "Chat": 1, "Wait": 2})
-	c.Recorded(6, Want{"type": "substitute", "surface": "header Authorization"})
+	c.Equal(paths, map[string]int{"Unary": 1, "Collect": 1, "Split": 1, "Chat": 2, "Wait": 2})
+	c.Recorded(7, Want{"type": "substitute", "surface": "header Authorization"})
 }
 
 // watched says when it is closed.
@@ -219,6 +220,19 @@ func playGRPC(host string) int {
 	_ = s.CloseSend()
 	_, err = hear(s)
 	fmt.Printf("chat: %d replies, each before the next message, %s\n", n, ending(err))
+	s = open(base, "Chat")
+	go func() {
+		for i := range 500 {
+			_ = s.SendMsg(wrapperspb.String(fmt.Sprint(i, strings.Repeat(" ", 1000))))
+		}
+		_ = s.CloseSend()
+	}()
+	for n = 0; ; n++ {
+		if text, err = hear(s); err != nil || !strings.HasPrefix(text, fmt.Sprint(n, " ")) {
+			break
+		}
+	}
+	fmt.Printf("at once: %d of 500, %s\n", n, ending(err))
 	brief, end := context.WithTimeout(base, 2*time.Second)
 	defer end()
 	s = open(brief, "Wait")
@@ -287,6 +301,14 @@ async function main () {
   chat.end()
   s = await over
   console.log('chat: ' + n + ' replies, each before the next message, ' + code(s.code))
+  const both = client.Chat(md())
+  n = 0
+  both.on('data', t => { if (t.startsWith(n + ' ')) n++ })
+  const all = ended(both)
+  for (let i = 0; i < 500; i++) both.write(i + ' '.repeat(1000))
+  both.end()
+  s = await all
+  console.log('at once: ' + n + ' of 500, ' + code(s.code))
   const late = client.Wait(md(), { deadline: Date.now() + 2000 })
   late.resume()
   s = await ended(late)

@@ -22,7 +22,7 @@ func sectionEServe() []entry {
 	return []entry{
 		{"E09", theGatewayStartsAnew},
 		{"E15", tooManyTunnels},
-		{"E21", fromInsideASession},
+		{"E21", asNobody(fromInsideASession)},
 		{"E22", theSocketIsTaken},
 		{"E23", somebodyElseAnswers},
 		{"E24", somebodyTakesThePort},

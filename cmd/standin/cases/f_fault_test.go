@@ -115,10 +115,41 @@ func theSyncFails(c *Case) {
 	if now := len(bytes.TrimRight(c.bytesOf(newest), "\x00")); now > size {
 		c.Errorf("a file was written again after its sync had failed: %d bytes, %d before", now, size)
 	}
+	c.failingOnce(s, ask, &served)
 	c.Equal(s.End(), 0)
 	if r, rep := c.verify(); r.Code != 12 || len(rep.Problems) > 0 {
 		c.Errorf("a log of which two syncs failed: %s", r.description)
 	}
+}
+
+// failingOnce lets one write to the log bring nothing, or fail, again and again.
+// (A disk that fills up in the middle of a write makes the short ones: F09.)
+func (c *Case) failingOnce(s *Session, ask func() *Response, served *int) {
+	c.Helper()
+	refused := 0
+	for _, fault := range []string{"retval=0", "error=EIO", "error=EROFS", "error=EDQUOT"} {
+		list := c.segments()
+		const writes = "write,pwrite64,pwritev2"
+		stop := c.trace(s, "-o", os.DevNull, "-P", list[len(list)-1], "-e", "trace="+writes, "-e", "inject="+writes+":"+fault+":when=1")
+		if stop == nil {
+			return
+		}
+		switch r := ask(); r.Status {
+		case 503:
+			refused++
+			c.Refused(r, 503, "audit_unavailable")
+		case 200: // what failed was not needed for this record
+		default:
+			c.Errorf("%s: %s", fault, r)
+		}
+		c.Eventually("the gateway goes on after "+fault, func() bool { return ask().Status == 200 })
+		stop()
+		c.arrivedOf(*served)
+	}
+	if refused == 0 {
+		c.Error("no failing write was noticed")
+	}
+	c.Recorded(*served, Want{"type": "substitute"})
 }
 
 func theLogIsTakenAway(c *Case) {

@@ -22,6 +22,7 @@ func sectionGServe() []entry {
 		{"G17", fewDescriptors},
 		{"G24", endsInOrder},
 		{"G25", signalsAndStops},
+		{"G28", panicsStay},
 		{"H29", rulesChangeUnderRequests},
 	}
 }

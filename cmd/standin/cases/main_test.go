@@ -88,6 +88,7 @@ type grounds struct {
 	dir      string // short: paths of unix sockets end at 107 bytes
 	program  string
 	faulty   func() (string, error) // a build that panics in every substitution, the value in its hand
+	panicky  func() (string, error) // a build that panics where a name says so
 	home     string
 	identity string
 	recovery string // file with the recovery key of the audit log
@@ -119,6 +120,9 @@ func (g *grounds) make() (err error) {
 		return g.build("standin-fault", "-tags", "fault", "-ldflags", "-X standin/grant.fault=panic")
 	})
 	g.modules = sync.OnceValues(g.npm)
+	g.panicky = sync.OnceValues(func() (string, error) {
+		return g.build("standin-panics", "-tags", "fault", "-ldflags", "-X standin/grant.fault=panics")
+	})
 	g.home = filepath.Join(g.dir, "home")
 	g.identity = filepath.Join(g.dir, "identity.txt")
 	g.recovery = filepath.Join(g.dir, "recovery.txt")

@@ -32,6 +32,12 @@ func (c *Case) Serve(flags ...string) *Serving {
 	return c.serveBy(nil, flags...)
 }
 
+// serveWith is Serve with another build of the program.
+func (c *Case) serveWith(program string) *Serving {
+	c.Helper()
+	return c.serveBy(func(cmd *exec.Cmd) { cmd.Path, cmd.Args[0] = program, program })
+}
+
 func (c *Case) serveBy(change func(*exec.Cmd), flags ...string) *Serving {
 	c.Helper()
 	c.Rules.Write()
