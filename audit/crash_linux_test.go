@@ -99,14 +99,14 @@ func words(out []byte, first string) (found []string) {
 
 // heard is what a child says; begun is closed with its first word.
 type heard struct {
-	bytes.Buffer
+	text  bytes.Buffer
 	once  sync.Once
 	begun chan struct{}
 }
 
 func (h *heard) Write(p []byte) (int, error) {
 	h.once.Do(func() { close(h.begun) })
-	return h.Buffer.Write(p)
+	return h.text.Write(p)
 }
 
 // TestKilledProcessesLoseNothingThatWasConfirmed is F13.
@@ -149,7 +149,7 @@ func TestKilledProcessesLoseNothingThatWasConfirmed(t *testing.T) {
 		time.Sleep(time.Duration(random.IntN(60_000)) * time.Microsecond)
 		cmd.Process.Kill()
 		cmd.Wait()
-		for _, path := range words(out.Bytes(), "confirmed") {
+		for _, path := range words(out.text.Bytes(), "confirmed") {
 			confirmed[path] = true
 		}
 		if i%20 == 19 {
