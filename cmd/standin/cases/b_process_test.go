@@ -35,6 +35,7 @@ func sectionBProcess() []entry {
 		{"B27", noDebuggingPages},
 		{"B28", everythingOnceMoreAtTheLoudest},
 		{"B29", errorsHoldNoValue},
+		{"B30", whatIsHandedInWithAReport},
 	}
 }
 
@@ -276,6 +277,45 @@ func everythingOnceMoreAtTheLoudest(c *Case) {
 		})
 	}
 	c.U1.Undialled() // the cases within assert what theirs received
+}
+
+// whatIsHandedInWithAReport is all that the program has to say of itself, as
+// somebody would attach it to a report of a fault: of a session at work, and
+// after it has crashed.
+func whatIsHandedInWithAReport(c *Case) {
+	c.Crashes()
+	c.NoGateway()
+	receipt := filepath.Join(c.Dir, "receipt.json")
+	s := c.Start(Start{Name: "S1", Flags: []string{"--receipt", receipt}, Env: []string{"GOTRACEBACK=crash"}})
+	c.Status(s.Do(api, get("/user", api, bearer(c.P))), 200)
+	c.Status(s.Do(echo, get("/", echo, bearer(c.P))), 200)
+	c.Refused(s.Do(api, get("/?x="+c.P, api)), 403, "placeholder_misplaced")
+	c.Equal(strings.Count(c.U1.Text(), R), 1)
+	bundle := func(more ...[]string) {
+		for _, args := range append(more, []string{"version"}, []string{"vault", "status", "--json"}, []string{"session", "list", "--json"},
+			[]string{"rules", "check", "--rules", c.Rules.Path}, []string{"rules", "explain", "GET", "https://" + api + "/user", "--rules", c.Rules.Path, "--json"},
+			[]string{"audit", "show", "--json"}, []string{"audit", "show", "--summary"}, []string{"audit", "verify", "--json"}) {
+			r := c.Standin(args...) // NOLEAK looks at what it says
+			if r.Out == "" || strings.Contains(r.Out+r.Err, "zstandin_") {
+				c.Errorf("%q says nothing, or a placeholder: %s", args, r.description)
+			}
+		}
+		log, err := os.ReadFile(s.Log)
+		if err != nil || len(log) == 0 || bytes.Contains(log, []byte("zstandin_")) {
+			c.Errorf("the log holds nothing, or a placeholder: %v %q", err, log)
+		}
+	}
+	bundle([]string{"session", "show", s.Proxy.User.Username(), "--json"})
+	if err := syscall.Kill(s.Gateway, syscall.SIGSEGV); err != nil {
+		c.Fatal(err)
+	}
+	select {
+	case <-s.exited:
+	case <-time.After(time.Second): // it was passed on to the command
+	}
+	s.End()
+	bundle()
+	c.judge("what was said at the end", []byte(s.out.String()+s.errs.String()))
 }
 
 func errorsHoldNoValue(c *Case) {
