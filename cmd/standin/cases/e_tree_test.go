@@ -187,9 +187,10 @@ func TestTreeRefusesAStrangerAndNamesIt(t *testing.T) {
 func TestTreeUnderAFloodOfStrangers(t *testing.T) {
 	c := newCase(t, "tree-flood")
 	s := c.startTree(func(cmd *exec.Cmd) {
-		line := `"$0" "$@" & for i in $(seq 40); do ` + curlTo + `/$i; done; wait`
+		// What the command says of itself comes first.
+		line := `"$0" "$@" | { IFS= read -r report; printf '%s\n' "$report"; for i in $(seq 40); do ` + curlTo + `/$i; done; cat; }`
 		i := slices.Index(cmd.Args, "--")
-		cmd.Args = slices.Insert(cmd.Args, i+1, "sh", "-c", `exec 3<&0; `+strings.Replace(line, `"$@" &`, `"$@" <&3 &`, 1))
+		cmd.Args = slices.Insert(cmd.Args, i+1, "sh", "-c", line)
 	})
 	var strangers sync.WaitGroup
 	work := make(chan int)
