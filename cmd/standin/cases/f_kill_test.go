@@ -121,7 +121,7 @@ func aLongLog(c *Case) {
 			used = bodyOf(line)
 		}
 	}
-	size := int64(160 << 20)
+	size := int64(96 << 20)
 	if full() {
 		size = 1 << 30
 	}
