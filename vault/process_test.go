@@ -45,6 +45,7 @@ func play(role string, args []string) error {
 		}
 		return writeOne(dir, "a", canary)
 	case "set": // DIR NAME VALUE
+		runtime.LockOSThread() // strace counts the calls of each thread
 		return writeOne(args[0], args[1], args[2])
 	case "many": // DIR PREFIX COUNT
 		s, err := Open(args[0], Unlock{})

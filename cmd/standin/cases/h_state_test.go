@@ -187,6 +187,12 @@ func writesToTheVaultFail(c *Case) {
 		before := c.held(home)
 		r := c.hurt(home, fault, R, "vault", "set", "github/token")
 		after := c.held(home)
+		// strace counts the calls of each thread, and the second may be another's.
+		for tries := 0; strings.HasSuffix(fault, "when=2") && r.Code == 0 && after != before && tries < 20; tries++ {
+			before = after
+			r = c.hurt(home, fault, R, "vault", "set", "github/token")
+			after = c.held(home)
+		}
 		switch {
 		case r.Code == 0 && after == before, r.Code != 0 && after != before:
 			c.Errorf("%s: version %s, then %s: %s", fault, before, after, r.description)
