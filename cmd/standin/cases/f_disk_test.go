@@ -12,7 +12,10 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // smallDisk mounts a file system of that size, which only the session sees, in
@@ -191,4 +194,49 @@ func (c *Case) failingWrites(s *Session, served *int, ask func() *Response) {
 	c.Eventually("the gateway goes on in a new file", func() bool { return ask().Status == 200 })
 	*served++
 	c.arrivedOf(*served)
+}
+
+// TestAShortWriteOfTheRecordIsGivenUp: the kernel takes a part of a record and no
+// more, as where a file has become as long as it may.
+func TestAShortWriteOfTheRecordIsGivenUp(t *testing.T) {
+	t.Parallel()
+	c := newCase(t, "short-write")
+	c.NoGateway()
+	c.U1.HTTP1()
+	s := c.S1()
+	tunnel := s.Tunnel(api)
+	ask := func() *Response {
+		tunnel.Send(get("/user", api, bearer(c.P)))
+		return tunnel.Response("GET")
+	}
+	c.Status(ask(), 200)
+	segments := func() []string {
+		found, err := filepath.Glob(filepath.Join(c.Home, "audit", "*.jsonl"))
+		if err != nil || len(found) == 0 {
+			c.Fatal(found, err)
+		}
+		return found
+	}
+	first := segments()[0]
+	c.Eventually("the result is written", func() bool { return bytes.Contains(c.bytesOf(first), []byte(`"type":"result"`)) })
+	size := len(c.bytesOf(first))
+	var before unix.Rlimit
+	if err := unix.Prlimit(s.Gateway, unix.RLIMIT_FSIZE, nil, &before); err != nil {
+		c.Fatal(err)
+	}
+	if err := unix.Prlimit(s.Gateway, unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: uint64(size) + 100, Max: before.Max}, nil); err != nil {
+		c.Fatal(err)
+	}
+	c.Refused(ask(), 503, "audit_unavailable")
+	c.Equal(len(c.bytesOf(first)), size) // the part is cut off again
+	if err := unix.Prlimit(s.Gateway, unix.RLIMIT_FSIZE, &before, nil); err != nil {
+		c.Fatal(err)
+	}
+	c.Eventually("it goes on in a new segment", func() bool { return ask().Status == 200 })
+	if len(segments()) < 2 {
+		c.Error("the file was written again after a short write")
+	}
+	c.arrivedOf(2)
+	c.Equal(s.End(), 0)
+	c.Recorded(2, Want{"type": "substitute"})
 }
