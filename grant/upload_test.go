@@ -359,7 +359,9 @@ func FuzzStream(f *testing.F) {
 		split := func(io.Reader) io.Reader {
 			return io.MultiReader(strings.NewReader(u.body[:at]), strings.NewReader(u.body[at:]))
 		}
-		if got := u.streamed(t, split); !got.equal(whole) {
+		// What is malformed and holds a misplaced placeholder is refused for what is met first.
+		either := func(code string) bool { return code == "bad_request" || code == "placeholder_misplaced" }
+		if got := u.streamed(t, split); !got.equal(whole) && !(either(got.code) && either(whole.code)) {
 			t.Fatalf("%s %q cut at %d:\n got %+v\nwant %+v", u.path, u.body, at, got, whole)
 		}
 		if len(whole.uses) == 0 && whole.code == "" && whole.body != u.body {

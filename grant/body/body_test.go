@@ -197,7 +197,9 @@ func FuzzForm(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text []byte) {
 		found, err := everyCut(t, func() Layout { return NewForm([]string{"token"}) }, text)
 		values, parseErr := url.ParseQuery(string(text))
-		if err == nil && parseErr == nil && len(found["0"]) == 1 && values.Get("token") != found["0"][0] {
+		// A value without an escape is looked at as it is, and hides nothing in its spaces.
+		spaced := func(v string) string { return strings.ReplaceAll(v, "+", " ") }
+		if err == nil && parseErr == nil && len(found["0"]) == 1 && spaced(values.Get("token")) != spaced(found["0"][0]) {
 			t.Fatalf("found %q, net/url %q", found, values)
 		}
 	})
