@@ -47,7 +47,7 @@ func openUnder(t *testing.T, p *rules.Policy) *Session {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := Open(t.Context(), Config{ID: "s", Policy: p, Profile: profile, Source: fixed{}, Fingerprint: func([]byte) string { return "f" },
+	s, err := Open(t.Context(), Config{ID: "s", Policy: p, Profile: profile, Source: fixed{streamValue, otherValue}, Fingerprint: func([]byte) string { return "f" },
 		Placeholders: map[string]string{"main": streamPlaceholders["main"], "other": streamPlaceholders["other"]}})
 	if err != nil {
 		t.Fatal(err)

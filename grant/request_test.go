@@ -1,7 +1,6 @@
 package grant
 
 import (
-	"context"
 	"encoding/base64"
 	"errors"
 	"net/http"
@@ -14,7 +13,6 @@ import (
 	"golang.org/x/net/http/httpguts"
 
 	"standin/rules"
-	"standin/vault"
 )
 
 // Values that are written alike wherever they stand, so that they can be counted.
@@ -22,16 +20,6 @@ const (
 	mainValue    = "REALvalue0123456789"
 	anotherValue = "OTHERvalue0123456789"
 )
-
-type alike struct{}
-
-func (alike) Resolve(_ context.Context, source string, _ int) (vault.Value, error) {
-	text := mainValue
-	if strings.HasSuffix(source, "other") {
-		text = anotherValue
-	}
-	return vault.Value{Secret: vault.NewSecret([]byte(text)), Version: "1"}, nil
-}
 
 const placesRules = `version: 1
 secrets:
@@ -142,7 +130,7 @@ func FuzzRequest(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	s, err := Open(f.Context(), Config{ID: "s", Policy: policy, Profile: profile, Placeholders: streamPlaceholders, Source: alike{},
+	s, err := Open(f.Context(), Config{ID: "s", Policy: policy, Profile: profile, Placeholders: streamPlaceholders, Source: fixed{mainValue, anotherValue},
 		Fingerprint: func([]byte) string { return "f" }})
 	if err != nil {
 		f.Fatal(err)

@@ -23,13 +23,13 @@ const (
 	otherValue  = "other-value-0123456789"
 )
 
-// fixed is a source of two values.
-type fixed struct{}
+// fixed is a source of two values: of all secrets, and of "other".
+type fixed struct{ value, other string }
 
-func (fixed) Resolve(_ context.Context, source string, _ int) (vault.Value, error) {
-	text := streamValue
+func (f fixed) Resolve(_ context.Context, source string, _ int) (vault.Value, error) {
+	text := f.value
 	if strings.HasSuffix(source, "other") {
-		text = otherValue
+		text = f.other
 	}
 	return vault.Value{Secret: vault.NewSecret([]byte(text)), Version: "1"}, nil
 }
@@ -68,7 +68,7 @@ func streamSession(t testing.TB) *Session {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := Open(t.Context(), Config{ID: "s", Policy: policy, Profile: profile, Placeholders: streamPlaceholders, Source: fixed{},
+	s, err := Open(t.Context(), Config{ID: "s", Policy: policy, Profile: profile, Placeholders: streamPlaceholders, Source: fixed{streamValue, otherValue},
 		Fingerprint: func(b []byte) string { return "f" }})
 	if err != nil {
 		t.Fatal(err)

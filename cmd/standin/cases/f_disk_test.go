@@ -74,22 +74,28 @@ func (c *Case) copyOut(inside, folder string) int {
 	return len(files)
 }
 
-func theDiskIsFull(c *Case) {
-	c.NoGateway()
-	c.U1.HTTP1()
-	folder := filepath.Join(c.Home, "audit")
+// onASmallDisk starts S1 with its log on a file system of 1 MiB. It returns the
+// folder of the log, and a path to what the session sees there, also when it has
+// ended.
+func (c *Case) onASmallDisk() (s *Session, folder, inside string) {
+	c.Helper()
+	folder = filepath.Join(c.Home, "audit")
 	if err := os.Mkdir(folder, 0o700); err != nil {
 		c.Fatal(err)
 	}
-	s := c.Start(Start{Name: "S1", Change: smallDisk(folder, "1m")})
-	inside := procFile(s.Gateway, "root"+folder)
-	disk, err := os.Open(inside)
+	s = c.Start(Start{Name: "S1", Change: smallDisk(folder, "1m")})
+	disk, err := os.Open(procFile(s.Gateway, "root"+folder))
 	if err != nil {
 		c.Fatal(err)
 	}
-	defer disk.Close()
-	inside = fmt.Sprintf("/proc/self/fd/%d", disk.Fd())
+	c.Cleanup(func() { disk.Close() })
+	return s, folder, fmt.Sprintf("/proc/self/fd/%d", disk.Fd())
+}
 
+func theDiskIsFull(c *Case) {
+	c.NoGateway()
+	c.U1.HTTP1()
+	s, folder, inside := c.onASmallDisk()
 	t := s.Tunnel(api)
 	asked := 0
 	ask := func() *Response {

@@ -352,17 +352,7 @@ func (c *Case) forget(path, calls string, size int64) {
 func aFloodOfRefusals(c *Case) {
 	c.NoGateway()
 	c.U1.HTTP1()
-	folder := filepath.Join(c.Home, "audit")
-	if err := os.Mkdir(folder, 0o700); err != nil {
-		c.Fatal(err)
-	}
-	s := c.Start(Start{Name: "S1", Change: smallDisk(folder, "1m")})
-	inside := procFile(s.Gateway, "root"+folder)
-	disk, err := os.Open(inside)
-	if err != nil {
-		c.Fatal(err)
-	}
-	defer disk.Close()
+	s, folder, inside := c.onASmallDisk()
 	// Each of these records is longer than half a kilobyte: one by one they would
 	// fill the disk several times over.
 	const connections, each = 8, 750
@@ -381,12 +371,8 @@ func aFloodOfRefusals(c *Case) {
 	c.Status(s.Do(api, get("/user", api, bearer(c.P))), 200)
 	c.arrivedOf(1)
 	c.Equal(s.End(), 0)
-	files, err := filepath.Glob(fmt.Sprintf("/proc/self/fd/%d/*.jsonl", disk.Fd()))
-	if err != nil || len(files) == 0 {
-		c.Fatalf("%q %v", files, err)
-	}
-	for _, from := range files {
-		c.put(filepath.Join(folder, filepath.Base(from)), c.bytesOf(from))
+	if c.copyOut(inside, folder) == 0 {
+		c.Fatal("the log has no file")
 	}
 	lines, told := 0, 0
 	for _, r := range c.Records() {

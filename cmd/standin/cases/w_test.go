@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 )
@@ -448,17 +447,7 @@ func messagesNeedTheirRecord(c *Case) {
 	c.NoGateway()
 	c.Rules.Add(wsRule)
 	said := c.listen()
-	folder := filepath.Join(c.Home, "audit")
-	if err := os.Mkdir(folder, 0o700); err != nil {
-		c.Fatal(err)
-	}
-	s := c.Start(Start{Name: "S1", Change: smallDisk(folder, "1m")})
-	disk, err := os.Open(procFile(s.Gateway, "root"+folder))
-	if err != nil {
-		c.Fatal(err)
-	}
-	defer disk.Close()
-	inside := fmt.Sprintf("/proc/self/fd/%d", disk.Fd())
+	s, folder, inside := c.onASmallDisk()
 	ws := s.WebSocket(scripts, "/ws")
 	ws.Send(wsText|wsFin, "1 "+c.P)
 	c.hears(said, wsText, "1 "+R)
