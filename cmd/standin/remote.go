@@ -188,10 +188,8 @@ func (s *servedSession) outfit([]string) (*outfit, error) { return s.answer.Outf
 func (s *servedSession) socket() string                   { return s.at }
 
 func (s *servedSession) started(child *launch.Command, removed []string) error {
-	told := launched{Command: processID{child.PID(), child.StartTime()}, Removed: removed}
-	if s.conn.Send(told) != nil {
-		return nil // end says so
-	}
+	// Where the gateway has gone, end says so.
+	_ = s.conn.Send(launched{Command: processID{child.PID(), child.StartTime()}, Removed: removed})
 	return nil
 }
 
