@@ -2,6 +2,7 @@ package answer
 
 import (
 	"bytes"
+	"compress/gzip"
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
@@ -419,6 +420,8 @@ func TestLargeAndBrokenMessagesAreScrubbedAtEqualLength(t *testing.T) {
 		"no frames": "\xff" + filler + value + "text",
 		"cut":       framed(0, value+filler[:100])[:60],
 		"short":     "\x00\x00",
+		"no length": "\x00" + value + filler[:100],
+		"a length":  "\x00\x00\x00\x00" + value + filler[:300],
 	} {
 		c, _, err := copied(t, strings.NewReader(in), How{Length: -1, Type: "application/grpc"})
 		want := strings.ReplaceAll(in, value, mark)
@@ -433,6 +436,46 @@ func TestLargeAndBrokenMessagesAreScrubbedAtEqualLength(t *testing.T) {
 	c, _, err := copied(t, strings.NewReader(in), How{Length: int64(len(in)), Type: "application/proto"})
 	if err != nil || c.text() != proto(1, mark) {
 		t.Errorf("one message: %q, %v", c.text(), err)
+	}
+}
+
+// A host that echoes puts the edges of messages where it is told to.
+func TestAnEdgeOfAMessageInAValueHidesNothing(t *testing.T) {
+	filler := strings.Repeat("0123456789abcdef", maxMessage/16+1)
+	for cut := 1; cut < len(value); cut++ {
+		rest := strings.Repeat("x", len(value)-cut)
+		for what, before := range map[string]string{
+			"small": framed(0, "one", value[:cut]),
+			"last":  framed(2, value[:cut]),
+			"large": framed(0, filler+value[:cut]),
+		} {
+			if what == "large" && cut%9 != 1 {
+				continue
+			}
+			c, _, err := copied(t, &pieces{before + value[cut:] + "end", 4000}, How{Length: -1, Type: "application/grpc"})
+			if want := before + rest + "end"; err != nil || c.text() != want {
+				t.Fatalf("%s, %d bytes before the edge: %d bytes, want %d; %v", what, cut, len(c.text()), len(want), err)
+			}
+		}
+		// Beyond the end of ASCII a value can hold what reads as the head of a message.
+		wide := value[:cut] + "\x80\x00\x00\x00\x01" + value[cut:]
+		c := &client{}
+		how := How{Scrubber: scrub.New([]scrub.Value{{Text: wide, Placeholder: placeholder}}), Length: -1, Type: "application/grpc"}
+		in := framed(0, wide[:cut]) + wide[cut:]
+		_, err := Copy(c, io.NopCloser(strings.NewReader(in)), how)
+		if err != nil || strings.Contains(c.text(), wide) || len(c.text()) != len(in) {
+			t.Fatalf("%q, %v", c.text(), err)
+		}
+	}
+	// What stands beside a text that is compressed.
+	var zipped bytes.Buffer
+	w := gzip.NewWriter(&zipped)
+	w.Name = value
+	io.WriteString(w, "text")
+	w.Close()
+	c, _, err := copied(t, strings.NewReader(framed(1, zipped.String())), How{Length: -1, Type: "application/grpc", Messages: "gzip"})
+	if err != nil || strings.Contains(c.text(), value) || decoded(t, "gzip", c.text()[5:]) != "text" {
+		t.Errorf("%q, %v", c.text(), err)
 	}
 }
 
@@ -493,6 +536,9 @@ func FuzzCopy(f *testing.F) {
 	for i := range uint8(5) {
 		f.Add([]byte("x"+value+"y"+value[:9]), i, uint8(3))
 		f.Add([]byte(framed(0, value, proto(1, value))), i, uint8(1))
+		f.Add([]byte("\x00"+value), i, uint8(1))
+		f.Add([]byte("\x00\x00\x00\x00"+value+strings.Repeat("x", 200)), i, uint8(5))
+		f.Add([]byte(framed(0, value[:7])+value[7:]), i, uint8(9))
 		f.Add([]byte(`{"access_token":"`+value+`"}`), i, uint8(7))
 	}
 	kinds := []string{"", "text/event-stream", "application/grpc", "application/proto", "application/x-www-form-urlencoded"}

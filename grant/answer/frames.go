@@ -15,6 +15,11 @@ import (
 // Connect send them: a byte of flags and four of length. A message is held until
 // it is whole, since its length may change, and goes out at once then. One that
 // is larger than maxMessage streams, with values overwritten at equal length.
+//
+// What this reads as lengths and messages a client may read as one text, and a
+// host that echoes puts their edges where it is told to. So a length in which a
+// form of a value stands is none, and the rest of a form that begins at the end
+// of a message is overwritten.
 type frames struct {
 	body   *scrub.Body // what it finds is counted there; it holds the tail of a message that streams
 	coding string      // of messages whose flags say that they are compressed
@@ -52,6 +57,9 @@ func (f *frames) Take(n int, last bool) []byte {
 		}
 		at += used
 	}
+	if last && f.err == nil {
+		f.out = append(f.out, f.body.Release()...)
+	}
 	f.in = f.in[:copy(f.in, f.in[at:])]
 	if len(f.in) == 0 && cap(f.in) > largeBuffer {
 		f.in = nil
@@ -70,7 +78,10 @@ func (f *frames) one(b []byte, last bool) int {
 			n = int(min(int64(n), f.stream))
 			f.stream -= int64(n)
 		}
-		f.streamed(b[:n], last && n == len(b) || f.stream == 0)
+		f.streamed(b[:n])
+		if f.stream == 0 {
+			f.out = append(f.out, f.body.Release()...)
+		}
 		return n
 	}
 	if len(b) < frameHead {
@@ -81,6 +92,7 @@ func (f *frames) one(b []byte, last bool) int {
 		return 0
 	}
 	size := int64(binary.BigEndian.Uint32(b[1:]))
+	whole := frameHead + size
 	switch {
 	case b[0]&^0x83 != 0: // flags that neither gRPC nor Connect knows: it is something else
 		f.stream = -1
@@ -88,24 +100,29 @@ func (f *frames) one(b []byte, last bool) int {
 	case size > maxMessage && b[0]&compressed != 0:
 		f.err = errMessage
 		return 0
-	case size > maxMessage || last && int64(len(b)) < frameHead+size:
-		f.out = append(f.out, b[:frameHead]...)
-		f.stream = size
-		return frameHead
-	case int64(len(b)) < frameHead+size:
+	case size > maxMessage || last && int64(len(b)) < whole:
+		f.stream = whole // its length may be the beginning of a value
+		return f.one(b, last)
+	case int64(len(b)) < whole:
 		return 0
 	}
-	f.message(b[0], b[frameHead:frameHead+size])
-	return frameHead + int(size)
+	if f.body.Covers(b[:whole], frameHead) {
+		f.stream = -1
+		return f.one(b, last)
+	}
+	from := len(f.out)
+	f.message(b[0], b[frameHead:whole])
+	f.body.Follow(f.out[from:])
+	return int(whole)
 }
 
 // streamed scrubs a piece of a message that is not held.
-func (f *frames) streamed(b []byte, end bool) {
+func (f *frames) streamed(b []byte) {
 	f.body.Fixed = true
 	for {
 		n := copy(f.body.Room(), b)
 		b = b[n:]
-		f.out = append(f.out, f.body.Take(n, end && len(b) == 0)...)
+		f.out = append(f.out, f.body.Take(n, false)...)
 		if len(b) == 0 {
 			return
 		}
@@ -120,7 +137,11 @@ func (f *frames) message(flags byte, text []byte) {
 			return
 		}
 	}
-	if _, found := f.body.Scrubber.Whole(plain, true); !found {
+	_, found := f.body.Scrubber.Whole(plain, true)
+	if !found && flags&compressed != 0 { // packing it again drops what stands beside the text
+		_, found = f.body.Scrubber.Whole(text, true)
+	}
+	if !found {
 		f.append(flags, text)
 		return
 	}

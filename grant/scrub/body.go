@@ -97,6 +97,34 @@ func (b *Body) Release() []byte {
 	return out
 }
 
+// Follow is told what went out elsewhere, behind all that was taken or released.
+// The rest of a form that it begins is overwritten when it comes.
+func (b *Body) Follow(sent []byte) {
+	if b.Scrubber == nil {
+		return
+	}
+	text := append(b.held(), sent[max(0, len(sent)-b.Scrubber.reach):]...)
+	open := b.Scrubber.open(view(text))
+	b.Free()
+	for rest := text[len(text)-open:]; len(rest) > 0; {
+		n := copy(b.Room(), rest)
+		b.kept, b.sent, rest = b.kept+n, b.sent+n, rest[n:]
+	}
+}
+
+// Covers says whether a form covers any of the first n bytes of what comes next.
+func (b *Body) Covers(next []byte, n int) bool {
+	if b.Scrubber == nil {
+		return false
+	}
+	held := b.held()
+	text := append(held, next[:min(len(next), n+b.Scrubber.reach)]...)
+	return b.Scrubber.covers(view(text), len(held), len(held)+n)
+}
+
+// held is a copy of what could begin a form, gone out or not.
+func (b *Body) held() []byte { return slices.Clone(b.window[b.from : b.from+b.kept]) }
+
 // Waits says whether something is held back that did not go out.
 func (b *Body) Waits() bool { return b.kept > b.sent }
 

@@ -163,6 +163,31 @@ func (s *Scrubber) Holds(text string) bool {
 	return f != nil
 }
 
+// covers says whether a form has a byte of text[from:to].
+func (s *Scrubber) covers(text string, from, to int) bool {
+	for at := max(0, from-s.reach); ; at++ {
+		found, f := s.next(text, at, true)
+		if f == nil || found >= to {
+			return false
+		}
+		if at = found; at+len(f.text) > from {
+			return true
+		}
+	}
+}
+
+// open is how many bytes at the end of a text could be the beginning of a form.
+func (s *Scrubber) open(text string) int {
+	text = text[max(0, len(text)-s.reach):]
+	for from := 0; ; {
+		at, f := s.next(text, from, false)
+		if f == nil {
+			return len(text) - at
+		}
+		from = at + len(f.text)
+	}
+}
+
 // next finds the first form in b that begins at from or later, the longest of
 // those that begin there. Without one, at is the end of what is settled: the
 // place where a form may begin of which the rest has not come, or len(b).
