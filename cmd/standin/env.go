@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime/debug"
 	"slices"
 	"strings"
 
@@ -212,7 +211,7 @@ func (p *program) envGateway(cmd *cobra.Command, f *runFlags, bound string) erro
 	if err := launch.Harden(); err != nil {
 		return err
 	}
-	debug.SetGCPercent(gcPercent)
+	paceBeside()
 	var shell processID
 	if _, err := fmt.Sscanf(bound, "%d:%d", &shell.PID, &shell.Start); err != nil || !slices.Contains(peer.Ancestors(os.Getpid()), shell.PID) {
 		return usageError("--bound: not a shell above this process")

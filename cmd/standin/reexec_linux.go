@@ -22,7 +22,7 @@ const environmentFD = "STANDIN_ENVIRONMENT_FD"
 // runtime does before main is reached.
 var kept = []string{
 	"HOME", "PATH", "USER", "LOGNAME", "TERM", "LANG", "LC_ALL", "TZ", "TMPDIR",
-	"XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS", "GOMEMLIMIT", "GOCOVERDIR",
+	"XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS", "GOMAXPROCS", "GOMEMLIMIT", "GOCOVERDIR",
 }
 
 // cleanStart starts this program once more in the same process, with a clean

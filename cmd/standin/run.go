@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"sync"
 	"time"
 
@@ -20,9 +19,6 @@ import (
 
 // exitOwn is the exit code of run when Standin itself failed.
 const exitOwn = 125
-
-// gcPercent lets the heap of a gateway grow fivefold before it is collected.
-const gcPercent = 400
 
 // filesAge is how long the files of a session outlive it, for daemons that the
 // command left behind.
@@ -97,9 +93,7 @@ func (p *program) run(cmd *cobra.Command, f *runFlags, argv []string) error {
 	if err := launch.Harden(); err != nil {
 		return own(err)
 	}
-	// The heap is small and its garbage short-lived: collecting it at every
-	// doubling of a few MiB would cost a fifth of the time of a request.
-	debug.SetGCPercent(gcPercent)
+	paceBeside()
 	r := &running{p: p, cmd: cmd, f: f, argv: argv, began: time.Now()}
 	err := r.prepare()
 	code := 0

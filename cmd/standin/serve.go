@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"runtime/debug"
 	"sync"
 	"time"
 
@@ -92,7 +91,7 @@ func (p *program) serve(cmd *cobra.Command, f *serveFlags) error {
 	if err := launch.Harden(); err != nil {
 		return err
 	}
-	debug.SetGCPercent(gcPercent)
+	pace()
 	s := &serving{p: p, cmd: cmd, f: f, signals: make(chan os.Signal, 16)}
 	signal.Notify(s.signals, serveSignals()...)
 	defer signal.Stop(s.signals)
