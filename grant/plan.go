@@ -233,7 +233,7 @@ func (s *Session) NoteMisplaced(secrets []string) {
 // and of cookies.
 func (p *prep) headers() error {
 	for name, values := range p.r.Header {
-		if len(name) > len(Marker)+tailLength {
+		if len(name) >= len(Marker)+tailLength {
 			if err := p.misplaced(strings.ToLower(name), "header name"); err != nil {
 				return err
 			}
