@@ -121,12 +121,19 @@ func plainByte(c byte, escaped bool) bool {
 }
 
 // hidesDelimiter reports whether a second decoding would make a dot, slash or
-// backslash out of an escaped percent sign and what follows it.
+// backslash out of an escaped percent sign and what follows it, escaped or not.
 func hidesDelimiter(after string) bool {
-	if len(after) < 2 || !isHex(after[0]) || !isHex(after[1]) {
-		return false
+	var c byte
+	for range 2 {
+		if after == "" || after[0] == '%' && (len(after) < 3 || !isHex(after[1]) || !isHex(after[2])) {
+			return false
+		}
+		var digit byte
+		if digit, after = nextByte(after); !isHex(digit) {
+			return false
+		}
+		c = c<<4 | unhex(digit)
 	}
-	c := unhex(after[0])<<4 | unhex(after[1])
 	return c == '.' || c == '/' || c == '\\' || c == '%' || c < ' '
 }
 
