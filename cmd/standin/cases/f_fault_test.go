@@ -293,7 +293,7 @@ func theDiskForgets(c *Case) {
 			c.arrivedOf(0)
 			return
 		}
-		s.traffic(fmt.Sprintf("cut%d", i), 16, rand.IntN(200), time.Duration(rand.IntN(5000))*time.Microsecond)
+		s.traffic(fmt.Sprintf("cut%d", i), 16, 1+rand.IntN(200), time.Duration(rand.IntN(5000))*time.Microsecond)
 		c.forget(path, calls, size)
 		if r, rep := c.verify(); r.Code != 12 && r.Code != 13 || len(rep.Problems) > 0 {
 			c.Errorf("after a power cut: %s", r.description)
