@@ -2,10 +2,13 @@ package proxy
 
 import (
 	"crypto/tls"
+	"encoding/hex"
 	"errors"
 	"io"
 	"net"
 	"net/http"
+	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -32,6 +35,7 @@ type exchange struct {
 	coding   string         // of the body, when the rule reads it
 	logged   string         // the path as the record may say it
 	sent     bool           // it was sent on, as far as can be known
+	first    int64          // bytes of a body that was read first, as it was sent on
 	opens    bool           // it opens a WebSocket
 	up       net.Conn       // what it was sent on by, when it opens a WebSocket
 
@@ -140,14 +144,14 @@ func (x *exchange) check() error {
 }
 
 // clear decides about a request in the clear: a host that is intercepted for
-// https is never reached so.
+// https is never reached so, unless a rule for http names it.
 func (x *exchange) clear(policy *rules.Policy) error {
 	x.t.verdict = x.t.client.Session.Host(x.t.authority)
-	if x.t.verdict.Action == rules.Intercept {
+	if slices.ContainsFunc(policy.At(x.t.authority), func(r *rules.Rule) bool { return r.Scheme == "http" && !r.Passthrough }) {
 		x.t.scrub = x.t.client.Session.GrantsAt(x.t.authority)
 		return nil
 	}
-	if policy.InterceptsName(x.t.authority.Host) {
+	if x.t.verdict.Action == rules.Intercept || policy.InterceptsName(x.t.authority.Host) {
 		return &grant.Refusal{Code: "cleartext_credential"}
 	}
 	if x.t.verdict.Action == rules.UnmatchedDeny {
@@ -192,8 +196,45 @@ func (x *exchange) target() error {
 		}
 	}
 	x.path, x.query, x.asked = strings.Cut(raw, "?")
-	x.logged = x.t.client.Session.Logged(x.path)
+	x.logged = x.loggedPath()
+	if strings.HasPrefix(x.path, "//") && (&url.URL{Path: unescaped(x.path), RawPath: x.path}).EscapedPath() != x.path {
+		return &grant.Refusal{Code: "bad_request"} // net/http cannot send it on as it is
+	}
 	return nil
+}
+
+// loggedPath is the path with names for placeholders and values, also for those
+// that are written with escapes.
+func (x *exchange) loggedPath() string {
+	session := x.t.client.Session
+	path := session.Logged(x.path)
+	if !strings.Contains(path, "%") {
+		return path
+	}
+	segments := strings.Split(path, "/")
+	for i, s := range segments {
+		plain := unescaped(s)
+		if logged := session.Logged(plain); logged != plain {
+			segments[i] = logged
+		}
+	}
+	return strings.Join(segments, "/")
+}
+
+// unescaped is a path with its good escapes decoded, as lenient servers read it.
+func unescaped(path string) string {
+	var b strings.Builder
+	for ; path != ""; path = path[1:] {
+		if len(path) > 2 && path[0] == '%' {
+			if c, err := hex.DecodeString(path[1:3]); err == nil {
+				b.WriteByte(c[0])
+				path = path[2:]
+				continue
+			}
+		}
+		b.WriteByte(path[0])
+	}
+	return b.String()
 }
 
 // host checks that Host, or :authority, is the authority of the tunnel.
@@ -257,7 +298,7 @@ func (x *exchange) body() (*sentBody, []byte, error) {
 	if !readsBody(rule) {
 		return x.newSentBody(), nil, nil
 	}
-	if signed(r.Header) {
+	if signed(r.Header) || signed(r.Trailer) {
 		return nil, nil, &grant.Refusal{Code: "signed_body"}
 	}
 	var err error
@@ -355,10 +396,11 @@ func readsBody(rule *rules.Rule) bool {
 	return false
 }
 
-// signed says whether the body is signed, so that a substitution would break it.
+// signed says whether fields, which may be announced for the trailer, sign the
+// body, so that a substitution would break it.
 func signed(h http.Header) bool {
 	for _, name := range []string{"Digest", "Content-Digest", "Repr-Digest", "Content-Md5", "X-Amz-Content-Sha256", "Signature", "Signature-Input"} {
-		if len(h[name]) > 0 {
+		if _, ok := h[name]; ok {
 			return true
 		}
 	}

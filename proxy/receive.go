@@ -53,6 +53,7 @@ func (x *exchange) receive(resp *http.Response, sent *sentBody) error {
 		return err
 	}
 	h := x.w.Header()
+	h["Date"], h["Content-Type"] = nil, nil // else net/http would make them up
 	if err := x.copyHeader(h, resp.Header); err != nil {
 		clear(h)
 		return err
@@ -268,7 +269,7 @@ func (o *outcome) fault(err error) {
 // result records how the exchange ended.
 func (x *exchange) result(o outcome) {
 	rec := x.record("result")
-	rec.Status, rec.BytesIn, rec.BytesOut = o.status, o.seen.Received, o.sent.sentBytes()+o.said
+	rec.Status, rec.BytesIn, rec.BytesOut = o.status, o.seen.Received, x.first+o.sent.sentBytes()+o.said
 	rec.Duration, rec.Code, rec.Reason = time.Since(x.began), o.code, o.reason
 	rec.Scrubbed = o.seen.Scrubbed
 	if rule := x.decision.Rule; rule != nil && rule.Scrub != rules.ScrubDefault {

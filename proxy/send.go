@@ -127,7 +127,8 @@ func (x *exchange) request(req *grant.Request, body *sentBody) *http.Request {
 	case req.Body != nil:
 		delete(h, "Expect")
 		first := newFirstBody(req)
-		out.Body, out.ContentLength = first, first.left
+		x.first = first.left
+		out.Body, out.ContentLength = first, x.first
 	}
 	return out
 }

@@ -8,12 +8,16 @@
 package main
 
 import (
+	"io"
+	"log"
 	"os"
 
 	"standin/launch/netns"
 )
 
 func main() {
+	// net/http's transport says here what a server sent out of turn, value or not.
+	log.SetOutput(io.Discard)
 	if len(os.Args) == 2 && os.Args[1] == netns.InitArgument {
 		os.Exit(netns.Init()) // the first process of a room
 	}

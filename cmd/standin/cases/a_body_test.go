@@ -69,6 +69,7 @@ func jsonValueIsSubstituted(c *Case) {
 		c.Equal(string(q.Body), before+`"`+R+`"`+after)
 		c.Equal(q.Values("Content-Length"), []string{strconv.Itoa(len(q.Body))})
 	}
+	c.Recorded(4, Want{"type": "result", "bytes_out": len(before) + len(after) + len(R) + 2})
 	// A repeated key is refused: readers differ on which of the two counts.
 	for _, body := range []string{
 		`{"auth":{"token":"` + c.P + `","token":"x"}}`, `{"auth":{"token":"x","token":"` + c.P + `"}}`,
@@ -301,8 +302,16 @@ func signedBodies(c *Case) {
 			c.Refused(r, 409, "signed_body")
 		})
 	}
+	// A digest may be announced for the trailer.
+	s := c.S1()
+	for _, name := range []string{"Digest", "content-digest", "X-Other, Content-MD5"} {
+		t := s.Tunnel(api)
+		t.Send("POST /login HTTP/1.1\r\nHost: " + api + "\r\nContent-Type: application/json\r\nTrailer: " + name + "\r\nTransfer-Encoding: chunked\r\n\r\n")
+		t.Send(fmt.Sprintf("%x\r\n%s\r\n0\r\nDigest: x\r\n\r\n", len(body), body))
+		c.Refused(t.Response("POST"), 409, "signed_body")
+	}
 	c.Equal(len(c.U1.Received()), 0)
-	c.Recorded(2*len(signs), Want{"type": "deny", "code": "signed_body"})
+	c.Recorded(2*len(signs)+3, Want{"type": "deny", "code": "signed_body"})
 	// Without a body rule there is nothing to break.
 	c.Status(c.S1().Do(api, postJSON("/elsewhere", api, "{}", signs[0])), 200)
 }

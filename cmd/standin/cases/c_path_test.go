@@ -74,14 +74,17 @@ func placeholderInTheClear(c *Case) {
 	for _, host := range []string{api, evil} {
 		for _, fields := range [][]string{{bearer(c.P)}, {"Cookie: a=" + c.P}, nil} {
 			c.Refused(s.plain("GET", "http://"+host+"/", host, fields...), 403, "cleartext_credential")
-			c.Refused(s.plain("POST", "http://"+host+":8080/", host+":8080", fields...), 403, "cleartext_credential")
+			for _, port := range []string{":443", ":8080"} {
+				c.Refused(s.plain("POST", "http://"+host+port+"/", host+port, fields...), 403, "cleartext_credential")
+			}
 			d := s.Dialled(host + ":80") // as some clients tunnel http:// URLs
 			d.Send(get("/", host, fields...))
 			c.Refused(d.Response("GET"), 403, "cleartext_credential")
 			d.Close()
 		}
 	}
-	c.Recorded(18, Want{"type": "deny", "code": "cleartext_credential"})
+	c.Recorded(24, Want{"type": "deny", "code": "cleartext_credential"})
+	c.U1.Undialled()
 	c.U3.Undialled()
 	// A host that no rule intercepts is served, but for the placeholder.
 	c.Refused(s.plain("GET", "http://open.test/", "open.test", bearer(c.P)), 403, "placeholder_misplaced")

@@ -339,6 +339,10 @@ func bodiesWhereNoneBelong(c *Case) {
 		{"GET", fmt.Sprintf("HTTP/1.1 204 No Content\r\nContent-Length: %d\r\n\r\n", len(inner))},
 		{"GET", "HTTP/1.1 304 Not Modified\r\nETag: \"x\"\r\n\r\n"},
 		{"GET", fmt.Sprintf("HTTP/1.1 304 Not Modified\r\nContent-Length: %d\r\n\r\n", len(inner))},
+		// What the transport finds on an idle connection it says in a log, value and all.
+		{"HEAD", "HTTP/1.1 200 OK\r\n\r\n" + R},
+		{"GET", "HTTP/1.1 204 No Content\r\n\r\n" + R},
+		{"GET", "HTTP/1.1 304 Not Modified\r\n\r\n" + R},
 	} {
 		for _, proto := range []string{"http/1.1", "h2"} {
 			conns := c.answering(one.answer+inner, true)
@@ -363,6 +367,15 @@ func bodiesWhereNoneBelong(c *Case) {
 			n += 2
 		}
 	}
+	// An answer has the fields that the upstream gave it, and no others.
+	c.asks("GET", "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>", func(r *Response) {
+		c.Helper()
+		n++
+		c.Status(r, 200)
+		if len(r.Header["Content-Type"])+len(r.Header["Date"]) > 0 {
+			c.Errorf("fields that nobody sent: %s", r)
+		}
+	})
 	c.arrived(c.UR, n)
 }
 

@@ -236,8 +236,19 @@ func whereASecretStood(c *Case) {
 	}
 	c.Recorded(1, Want{"type": "substitute", "surface": "path"})
 	c.Recorded(1, Want{"type": "substitute", "surface": "query api_key"})
+	// However it was written.
+	tail := c.P[len(c.P)-26:]
+	escaped := strings.Replace(c.P, "standin", "st%61nd%69n", 1)
+	t.Send(get("/t/"+escaped+"/x", api))
+	c.Status(t.Response("GET"), 200)
+	t.Send(get("/elsewhere/"+escaped+"/x", api))
+	c.Refused(t.Response("GET"), 403, "placeholder_misplaced")
+	twice := slices.DeleteFunc(c.U1.Requests(3), func(q *Request) bool { return q.Target != "/t/"+R+"/x" })
+	c.Equal(len(twice), 2)
+	c.Recorded(2, Want{"type": "result", "path": "/t/{github}/x"})
+	c.Recorded(1, Want{"type": "deny", "path": "/elsewhere/{github}/x"})
 	for _, path := range c.segments() {
-		for _, part := range []string{c.P, "api_key=", "a=1"} {
+		for _, part := range []string{tail, "api_key=", "a=1"} {
 			if bytes.Contains(c.bytesOf(path), []byte(part)) {
 				c.Errorf("%q stands in the log", part)
 			}
