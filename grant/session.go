@@ -12,9 +12,11 @@ package grant
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -212,7 +214,40 @@ func (s *Session) GrantsAt(a rules.Authority) bool {
 
 // Logged is text as a record may say it: without placeholders and values.
 func (s *Session) Logged(text string) string {
-	return s.Scrubber().String(s.index.Template(text))
+	return s.index.Template(s.Scrubber().String(text))
+}
+
+// LoggedPath is the path of a request as a record may say it, however what must
+// not stand there is escaped.
+func (s *Session) LoggedPath(raw string) string {
+	logged := s.Logged(raw)
+	if !strings.Contains(logged, "%") {
+		return logged
+	}
+	segments := strings.Split(logged, "/")
+	for i, segment := range segments {
+		plain := unescaped(segment)
+		if logged := s.Logged(plain); logged != plain {
+			segments[i] = logged
+		}
+	}
+	return strings.Join(segments, "/")
+}
+
+// unescaped is text with its good escapes decoded, as lenient servers read it.
+func unescaped(text string) string {
+	var b strings.Builder
+	for ; text != ""; text = text[1:] {
+		if len(text) > 2 && text[0] == '%' {
+			if c, err := hex.DecodeString(text[1:3]); err == nil {
+				b.WriteByte(c[0])
+				text = text[2:]
+				continue
+			}
+		}
+		b.WriteByte(text[0])
+	}
+	return b.String()
 }
 
 // Index finds the placeholders of every secret of the policy.

@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"crypto/tls"
-	"encoding/hex"
 	"errors"
 	"io"
 	"net"
@@ -196,45 +195,14 @@ func (x *exchange) target() error {
 		}
 	}
 	x.path, x.query, x.asked = strings.Cut(raw, "?")
-	x.logged = x.loggedPath()
-	if strings.HasPrefix(x.path, "//") && (&url.URL{Path: unescaped(x.path), RawPath: x.path}).EscapedPath() != x.path {
-		return &grant.Refusal{Code: "bad_request"} // net/http cannot send it on as it is
+	x.logged = x.t.client.Session.LoggedPath(x.path)
+	if strings.HasPrefix(x.path, "//") {
+		plain, err := url.PathUnescape(x.path)
+		if err != nil || (&url.URL{Path: plain, RawPath: x.path}).EscapedPath() != x.path {
+			return &grant.Refusal{Code: "bad_request"} // net/http cannot send it on as it is
+		}
 	}
 	return nil
-}
-
-// loggedPath is the path with names for placeholders and values, also for those
-// that are written with escapes.
-func (x *exchange) loggedPath() string {
-	session := x.t.client.Session
-	path := session.Logged(x.path)
-	if !strings.Contains(path, "%") {
-		return path
-	}
-	segments := strings.Split(path, "/")
-	for i, s := range segments {
-		plain := unescaped(s)
-		if logged := session.Logged(plain); logged != plain {
-			segments[i] = logged
-		}
-	}
-	return strings.Join(segments, "/")
-}
-
-// unescaped is a path with its good escapes decoded, as lenient servers read it.
-func unescaped(path string) string {
-	var b strings.Builder
-	for ; path != ""; path = path[1:] {
-		if len(path) > 2 && path[0] == '%' {
-			if c, err := hex.DecodeString(path[1:3]); err == nil {
-				b.WriteByte(c[0])
-				path = path[2:]
-				continue
-			}
-		}
-		b.WriteByte(path[0])
-	}
-	return b.String()
 }
 
 // host checks that Host, or :authority, is the authority of the tunnel.

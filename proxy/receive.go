@@ -84,7 +84,7 @@ func (x *exchange) receive(resp *http.Response, sent *sentBody) error {
 		err = x.copyTrailer(resp.Trailer)
 	}
 	out.left = x.r.Context().Err() != nil
-	out.fault(err)
+	out.fault(err, x.t.client.Session.Live())
 	x.result(out)
 	if err != nil {
 		panic(http.ErrAbortHandler)
@@ -249,10 +249,13 @@ type outcome struct {
 	code, reason string
 }
 
-// fault says what went wrong after the answer had begun.
-func (o *outcome) fault(err error) {
+// fault says what went wrong after the answer had begun; over is why the session
+// is, if it is.
+func (o *outcome) fault(err, over error) {
 	switch {
 	case err == nil:
+	case over != nil:
+		o.code, o.reason = grant.AsRefusal(over).Code, "cut"
 	case errors.Is(err, errClientGone), o.left:
 		o.reason = "client aborted"
 	case errors.Is(err, answer.ErrUnsafe):

@@ -143,7 +143,11 @@ func (x *exchange) sendError(err error, body *sentBody) error {
 	case errors.As(err, &refusal):
 		return refusal
 	case x.r.Context().Err() != nil || body != nil && body.failed:
-		x.result(outcome{sent: body, reason: "aborted"})
+		out := outcome{sent: body, reason: "aborted"}
+		if over := x.t.client.Session.Live(); over != nil {
+			out.fault(err, over)
+		}
+		x.result(out)
 		panic(http.ErrAbortHandler)
 	case errors.As(err, &timeout) && timeout.Timeout():
 		return &grant.Refusal{Code: "upstream_timeout", Cause: err}

@@ -102,7 +102,7 @@ func cutInFlight(c *Case) {
 		}
 		c.Recorded(1, Want{"type": "revoke", "session": s.ID(), "reason": how})
 		for _, path := range []string{"/down", "/up", "/ws"} {
-			c.Recorded(1, Want{"type": "result", "session": s.ID(), "path": path})
+			c.Recorded(1, Want{"type": "result", "session": s.ID(), "path": path, "reason": "cut", "code": map[string]string{"expired": "grant_expired", "revoked": "session_closed"}[how]})
 		}
 		c.Recorded(1, Want{"type": "result", "session": s.ID(), "host": "pin.test"})
 	}
