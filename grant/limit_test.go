@@ -2,6 +2,7 @@ package grant
 
 import (
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -135,5 +136,33 @@ func TestTooManyStatesEndTheSession(t *testing.T) {
 	}
 	if s.Live() == nil {
 		t.Fatal("it lives on")
+	}
+}
+
+func TestARecordSaysNeitherPlaceholdersNorValues(t *testing.T) {
+	policy, err := rules.Parse("standin.yaml", []byte(placesRules))
+	if err != nil {
+		t.Fatal(err)
+	}
+	profile, err := policy.Profile("default")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := Open(t.Context(), Config{ID: "s", Policy: policy, Profile: profile, Placeholders: streamPlaceholders, Source: fixed{mainValue, anotherValue},
+		Fingerprint: func([]byte) string { return "f" }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	escaped := strings.Replace(pMain, "z", "%7a", 1)
+	for raw, want := range map[string]string{
+		"/t/" + pMain + "/x":              "/t/{main}/x",
+		"/t/" + escaped + "/%zz":          "/t/{main}/%zz",
+		"/" + mainValue + "/%2f":          "/{main}/%2f",
+		"/x%52" + mainValue[1:] + ";%20y": "/x{main}; y",
+		"/a%20b/%":                        "/a%20b/%",
+	} {
+		if got := s.LoggedPath(raw); got != want {
+			t.Errorf("%q is recorded as %q, want %q", raw, got, want)
+		}
 	}
 }
