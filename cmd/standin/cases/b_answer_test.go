@@ -257,6 +257,10 @@ func echoInForms(c *Case) {
 		"/raw": R, "/percent": url.QueryEscape(odd), "/path": url.PathEscape(odd), "/json": string(quoted),
 		"/base64": base64.StdEncoding.EncodeToString([]byte(R)), "/base64url": base64.RawURLEncoding.EncodeToString([]byte("?" + R)),
 		"/base64+": base64.StdEncoding.EncodeToString([]byte("ab" + odd)), "/hex": hex.EncodeToString([]byte(R)), "/HEX": strings.ToUpper(hex.EncodeToString([]byte(odd))),
+		// As the encoders themselves write it.
+		"/encodeURI": "p%22ss/w%5Crd&=%C3%BC%20+%25?", "/encodeURI-lower": "p%22ss/w%5crd&=%c3%bc%20+%25?", "/quote": "p%22ss/w%5Crd%26%3D%C3%BC%20%2B%25%3F",
+		"/form": "p%22ss%2Fw%5Crd%26%3D%C3%BC+%2B%25%3F", "/php": `p\"ss\/w\\rd&=\u00fc +%?`, "/gson": `p\"ss/w\\rd\u0026\u003dü +%?`,
+		"/system.text.json": `p\u0022ss/w\\rd\u0026=\u00FC \u002B%?`, "/python": `p\"ss/w\\rd&=\u00fc +%?`,
 	}
 	var form string
 	c.UE.Handle(func(w http.ResponseWriter, r *http.Request) {
