@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/base64"
 	"io"
-	"mime"
 	"net/url"
 	"slices"
 	"strings"
@@ -226,13 +225,12 @@ func (p *prep) newStream(src io.Reader) (*stream, error) {
 	if len(types) > 1 {
 		return nil, &Refusal{Code: "bad_request", Surface: "body"}
 	}
-	var media string
-	var parameters map[string]string
-	var err error
+	field := ""
 	if len(types) == 1 {
-		media, parameters, err = mime.ParseMediaType(types[0])
-		s.counted = countsBytes(types[0])
+		field = types[0]
 	}
+	media := body.Media(field)
+	s.counted = countsBytes(media)
 	parts := func(kind rules.Kind) []string {
 		names := p.named(kind)
 		for _, name := range names {
@@ -248,15 +246,21 @@ func (p *prep) newStream(src io.Reader) (*stream, error) {
 		if len(names) == 0 {
 			break
 		}
+		boundary, err := body.Boundary(field)
 		if err != nil || media != "multipart/form-data" {
 			return nil, &Refusal{Code: "bad_request", Surface: "multipart"}
 		}
-		if s.layout, err = body.NewMultipart(parameters["boundary"], names); err != nil {
+		if s.layout, err = body.NewMultipart(boundary, names); err != nil {
 			return nil, malformed(err)
 		}
 	default:
 		if pointers := parts(rules.JSON); len(pointers) > 0 {
 			s.layout = body.NewJSON(pointers)
+		}
+	}
+	if len(s.surfaces) > 0 {
+		if err := body.Charset(field); err != nil {
+			return nil, malformed(err)
 		}
 	}
 	return s, nil
@@ -338,7 +342,6 @@ func (p *prep) pipe(src io.Reader, put func(string, rules.Surface) (*held, error
 // countsBytes says whether a format has lengths before what they are of, in gRPC's
 // messages and in the fields of Protocol Buffers.
 func countsBytes(media string) bool {
-	media, _, _ = strings.Cut(strings.ToLower(media), ";")
 	return slices.ContainsFunc([]string{"application/grpc", "application/connect+", "application/proto", "application/protobuf", "application/x-protobuf"},
-		func(known string) bool { return strings.HasPrefix(strings.TrimSpace(media), known) })
+		func(known string) bool { return strings.HasPrefix(media, known) })
 }
