@@ -128,10 +128,7 @@ func (p *prep) path() error {
 	segments := strings.Split(raw, "/")
 	changed := false
 	for i, segment := range segments {
-		decoded, err := url.PathUnescape(segment)
-		if err != nil {
-			decoded = segment
-		}
+		decoded, _ := body.Unescape(segment, false)
 		if (i-1 != p.r.Match.Segment || p.r.Match.Segment < 0) && !p.returnedInPath(decoded) {
 			if err := p.misplaced(decoded, "path"); err != nil {
 				return err
@@ -180,34 +177,30 @@ func (p *prep) pairs(raw string, kind rules.Kind, place string) (string, bool, e
 	count := map[string]int{}
 	changed := false
 	for i, piece := range pieces {
-		rawName, rawValue, hasValue := strings.Cut(piece, "=")
-		name, err := url.QueryUnescape(rawName)
-		if err != nil {
-			name = rawName
-		}
+		rawName, rawValue, _ := strings.Cut(piece, "=")
+		name, _ := body.Unescape(rawName, true)
+		value, whole := body.Unescape(rawValue, true)
 		count[name]++
 		at := rules.Surface{Kind: kind, Name: name}
-		for _, named := range names {
-			if named == name && count[name] > 1 {
-				return "", false, &Refusal{Code: "bad_request", Surface: at.String()}
+		if slices.Contains(names, name) && (count[name] > 1 || !whole) {
+			return "", false, &Refusal{Code: "bad_request", Surface: at.String()}
+		}
+		for _, text := range []string{name, rawName} {
+			if err := p.misplaced(text, place); err != nil {
+				return "", false, err
 			}
 		}
-		if err := p.misplaced(name, place); err != nil {
-			return "", false, err
-		}
-		decoded, err := url.QueryUnescape(rawValue)
-		if err != nil {
-			decoded = rawValue
-		}
-		if !hasValue {
-			continue
-		}
-		text, ok, err := p.replaced(decoded, at, safeEscaped)
+		text, ok, err := p.replaced(value, at, safeEscaped)
 		if err != nil {
 			return "", false, err
+		}
+		if ok && !whole {
+			return "", false, &Refusal{Code: "bad_request", Surface: at.String()}
 		}
 		if ok {
 			pieces[i], changed = rawName+"="+escapeQuery(text), true
+		} else if err := p.misplaced(rawValue, place); err != nil {
+			return "", false, err // behind "%", which takes its first letters for digits
 		}
 	}
 	return strings.Join(pieces, "&"), changed, nil

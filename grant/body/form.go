@@ -151,6 +151,31 @@ func (f *Form) Decode(t *Text, raw []byte) error {
 	return nil
 }
 
+// Unescape undoes the escapes of text, with "+" for a space in queries and forms.
+// What only looks like an escape stays as it is, as with the most patient of
+// readers, and ok is false.
+func Unescape(text string, plus bool) (decoded string, ok bool) {
+	if strings.IndexByte(text, '%') < 0 && !plus {
+		return text, true
+	}
+	var out strings.Builder
+	ok = true
+	for i := 0; i < len(text); i++ {
+		c := text[i]
+		switch {
+		case c == '+' && plus:
+			c = ' '
+		case c == '%' && i+2 < len(text) && unhex(text[i+1]) < 16 && unhex(text[i+2]) < 16:
+			c = unhex(text[i+1])<<4 | unhex(text[i+2])
+			i += 2
+		case c == '%':
+			ok = false
+		}
+		out.WriteByte(c)
+	}
+	return out.String(), ok
+}
+
 // unhex is the value of a hexadecimal digit, or more than 15.
 func unhex(c byte) byte {
 	switch {

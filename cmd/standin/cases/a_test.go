@@ -95,13 +95,14 @@ func placeholderInAPathWithoutARule(c *Case) {
 }
 
 func placeholderInAQueryWithoutARule(c *Case) {
-	for _, query := range []string{"y=" + c.P, c.P + "=1", "y=" + escapeEach(c.P, "%%%02X"), "a=1&&" + c.P, "api_key=" + c.P} {
+	for _, query := range []string{"y=" + c.P, c.P + "=1", "y=" + escapeEach(c.P, "%%%02X"), "a=1&&" + c.P, "api_key=" + c.P,
+		"y=" + escapeEach(c.P, "%%%02X") + "%", "%zz" + escapeEach(c.P, "%%%02x") + "=1"} {
 		c.S1().Each(Message{"GET", api, "/x?" + query, nil, ""}, func(r *Response) {
 			c.Refused(r, 403, "placeholder_misplaced")
 		})
 	}
 	c.U1.Nothing()
-	c.Recorded(10, Want{"type": "deny", "code": "placeholder_misplaced"})
+	c.Recorded(14, Want{"type": "deny", "code": "placeholder_misplaced"})
 }
 
 func fragmentInTheTarget(c *Case) {
@@ -271,7 +272,7 @@ func queryIsSubstitutedInPlace(c *Case) {
 		c.Equal(r["path"], "/q")
 	}
 	// A repeated parameter is refused: which of the two would count?
-	for _, query := range []string{"api_key=" + c.P + "&api_key=x", "api_key=x&api_key=" + c.P, "api%5fkey=x&api_key=" + c.P, "api_key=" + c.P + "&api_key", "api_key=" + c.P + "&a=1&api%5Fkey="} {
+	for _, query := range []string{"api_key=" + c.P + "&api_key=x", "api_key=x&api_key=" + c.P, "api%5fkey=x&api_key=" + c.P, "api_key=" + c.P + "&api_key", "api_key=" + c.P + "&a=1&api%5Fkey=", "api_key=%zz+" + c.P} {
 		c.S1().Each(Message{"GET", api, "/q?" + query, nil, ""}, func(r *Response) { c.Refused(r, 400, "bad_request") })
 	}
 	for _, body := range []string{"token=" + c.P + "&token=x", "tok%65n=x&token=" + c.P, "token=x&a=1&token=" + c.P} {
