@@ -253,3 +253,20 @@ func TestAPlaceholderBesideABadEscapeIsSeen(t *testing.T) {
 		}
 	}
 }
+
+// To a reader that knows quoted texts the value would stand in another cookie.
+func TestACookieInAnOpenQuoteIsRefused(t *testing.T) {
+	s := placesSession(t, mainValue)
+	for cookie, want := range map[string]string{
+		`note="x; sid=` + pMain + `"`: "bad_request", `note="x; sid=1"`: "bad_request", `note="x\"; sid=` + pMain + `; b="`: "bad_request", `sid="` + pMain: "bad_request",
+		`note="x"; sid="` + pMain + `"`: "", `j={"a":1}; sid=` + pMain: "", `note=x; sid=` + pMain: "",
+	} {
+		r, code := sent(t, s, head{path: "/t/y/x", cookie: cookie})
+		if code != want || code == "" && r.Header.Get("Cookie") != strings.ReplaceAll(cookie, pMain, mainValue) {
+			t.Errorf("%s: %q, want %q; %v", cookie, code, want, r)
+		}
+	}
+	if _, code := sent(t, s, head{path: "/", cookie: `note="x; sid=1"`}); code != "" {
+		t.Errorf("where no cookie is named: %q", code)
+	}
+}

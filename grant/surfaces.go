@@ -98,11 +98,25 @@ func (p *prep) cookies(line int, value string) error {
 			pairs[i], changed = name+"="+text, true
 		}
 	}
+	if (changed || len(names) > 0) && slices.ContainsFunc(p.r.Header["Cookie"], opensQuote) {
+		return &Refusal{Code: "bad_request", Surface: "cookie"}
+	}
 	if changed {
 		joined := strings.Join(pairs, ";")
 		p.plan.edits = append(p.plan.edits, func(r *Request) { r.Header["Cookie"][line] = joined })
 	}
 	return nil
+}
+
+// opensQuote says whether a quoted text could go on behind a ";" of a Cookie line,
+// so that some readers see other pairs there.
+func opensQuote(line string) bool {
+	for pair := range strings.SplitSeq(line, ";") {
+		if strings.Count(pair, `"`)%2 != 0 || strings.Contains(pair, `\"`) {
+			return true
+		}
+	}
+	return false
 }
 
 // cookieCount is how often a cookie stands in the request.

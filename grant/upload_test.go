@@ -457,3 +457,20 @@ func TestACharsetThatHidesDelimitersIsRefused(t *testing.T) {
 		t.Errorf("a form: %+v", o)
 	}
 }
+
+// To a reader that separates fields by ";" the value would stand in another one.
+func TestARawSemicolonInANamedFieldIsRefused(t *testing.T) {
+	const media = "application/x-www-form-urlencoded"
+	for body, want := range map[string]string{
+		"token=a;note=" + pMain: "bad_request", "token=" + pMain + ";note=b": "bad_request", "token=a;b": "bad_request",
+		"note=a;b&token=" + pMain: "", "token=a%3Bnote=" + pMain: "",
+	} {
+		u := upload{"/form", media, "", body}
+		if o := u.whole(t); o.code != want {
+			t.Errorf("%s: %+v", body, o)
+		}
+		if o := u.streamed(t, iotest.OneByteReader); o.code != want {
+			t.Errorf("%s, byte by byte: %+v", body, o)
+		}
+	}
+}

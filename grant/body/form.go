@@ -124,13 +124,18 @@ func (f *Form) End(rest []byte) error {
 	return nil
 }
 
-// Plain says that raw holds no escape that could hide a letter.
-func (f *Form) Plain(raw []byte) bool { return bytes.IndexByte(raw, '%') < 0 }
+// Plain says that raw holds no escape that could hide a letter, and no ";".
+func (f *Form) Plain(raw []byte) bool {
+	return bytes.IndexByte(raw, '%') < 0 && bytes.IndexByte(raw, ';') < 0
+}
 
-// Decode undoes the escapes of raw.
+// Decode undoes the escapes of raw. A raw ";" separates fields for some readers:
+// what stands behind it would be in a field that nobody asked for.
 func (f *Form) Decode(t *Text, raw []byte) error {
 	for i := 0; i < len(raw); i++ {
 		switch c := raw[i]; c {
+		case ';':
+			return ErrMalformed
 		case '%':
 			if i+2 >= len(raw) {
 				return ErrMalformed

@@ -275,7 +275,7 @@ func queryIsSubstitutedInPlace(c *Case) {
 	for _, query := range []string{"api_key=" + c.P + "&api_key=x", "api_key=x&api_key=" + c.P, "api%5fkey=x&api_key=" + c.P, "api_key=" + c.P + "&api_key", "api_key=" + c.P + "&a=1&api%5Fkey=", "api_key=%zz+" + c.P} {
 		c.S1().Each(Message{"GET", api, "/q?" + query, nil, ""}, func(r *Response) { c.Refused(r, 400, "bad_request") })
 	}
-	for _, body := range []string{"token=" + c.P + "&token=x", "tok%65n=x&token=" + c.P, "token=x&a=1&token=" + c.P} {
+	for _, body := range []string{"token=" + c.P + "&token=x", "tok%65n=x&token=" + c.P, "token=x&a=1&token=" + c.P, "token=a;note=" + c.P} {
 		m := Message{"POST", api, "/form", []string{"Content-Type: application/x-www-form-urlencoded"}, body}
 		c.S1().Each(m, func(r *Response) { c.Refused(r, 400, "bad_request") })
 	}
