@@ -160,7 +160,8 @@ func (p *prep) allows(secret string, at rules.Surface) bool {
 			return true
 		}
 	}
-	return p.returned(secret, at)
+	_, returned := p.returned(secret, at)
+	return returned
 }
 
 // named lists the names of the rule's surfaces of one kind.

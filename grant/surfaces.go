@@ -90,7 +90,11 @@ func (p *prep) cookies(line int, value string) error {
 				return &Refusal{Code: "bad_request", Surface: "cookie " + named}
 			}
 		}
-		text, ok, err := p.replaced(content, rules.Surface{Kind: rules.Cookie, Name: bare}, safeInCookie)
+		at := rules.Surface{Kind: rules.Cookie, Name: bare}
+		text, ok, err := p.givenBack(content, at)
+		if !ok && err == nil {
+			text, ok, err = p.replaced(content, at, safeInCookie)
+		}
 		if err != nil {
 			return err
 		}
@@ -152,12 +156,17 @@ func (p *prep) path() error {
 			}
 			continue
 		}
-		text, ok, err := p.replaced(decoded, rules.Surface{Kind: rules.Path}, safeInPath)
+		at := rules.Surface{Kind: rules.Path}
+		text, ok, err := p.givenBack(segment, at)
+		if !ok && err == nil {
+			text, ok, err = p.replaced(decoded, at, safeInPath)
+			text = url.PathEscape(text)
+		}
 		if err != nil {
 			return err
 		}
 		if ok {
-			segments[i], changed = url.PathEscape(text), true
+			segments[i], changed = text, true
 		}
 	}
 	if changed {
@@ -204,7 +213,11 @@ func (p *prep) pairs(raw string, kind rules.Kind, place string) (string, bool, e
 				return "", false, err
 			}
 		}
-		text, ok, err := p.replaced(value, at, safeEscaped)
+		text, ok, err := p.givenBack(rawValue, at)
+		if !ok && err == nil {
+			text, ok, err = p.replaced(value, at, safeEscaped)
+			text = escapeQuery(text)
+		}
 		if err != nil {
 			return "", false, err
 		}
@@ -212,7 +225,7 @@ func (p *prep) pairs(raw string, kind rules.Kind, place string) (string, bool, e
 			return "", false, &Refusal{Code: "bad_request", Surface: at.String()}
 		}
 		if ok {
-			pieces[i], changed = rawName+"="+escapeQuery(text), true
+			pieces[i], changed = rawName+"="+text, true
 		} else if err := p.misplaced(rawValue, place); err != nil {
 			return "", false, err // behind "%", which takes its first letters for digits
 		}

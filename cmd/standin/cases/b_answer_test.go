@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -357,6 +358,8 @@ func echoInALargeBody(c *Case) {
 }
 
 func tokenInACookie(c *Case) {
+	const odd, coded = `p"ss;w,rd=ü`, "p%22ss%3Bw%2Crd%3D%C3%BC"
+	c.Rules.Secret("odd", odd)
 	u := c.UE
 	u.Handle(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
@@ -366,6 +369,12 @@ func tokenInACookie(c *Case) {
 			w.WriteHeader(302)
 		case "/elsewhere":
 			w.Header().Set("Location", "https://"+api+"/landing?t="+R)
+			w.WriteHeader(302)
+		case "/coded":
+			w.Header().Set("Set-Cookie", "odd="+coded+"; Path=/")
+		case "/planted":
+			planted, _ := io.ReadAll(r.Body)
+			w.Header().Set("Location", "/cb?state="+string(planted)+"&code="+R)
 			w.WriteHeader(302)
 		}
 	})
@@ -392,7 +401,17 @@ func tokenInACookie(c *Case) {
 	c.Status(s.Do(echo, get("/elsewhere", echo)), 302)
 	c.Refused(s.Do(api, get("/landing?t="+c.P, api)), 403, "placeholder_misplaced")
 	c.Refused(c.Start(Start{Name: "fresh"}).Do(echo, get("/use", echo, "Cookie: sid="+c.P)), 403, "placeholder_misplaced")
-	u.Requests(5)
+	// It gets back what it wrote, as it wrote it.
+	odds := s.Placeholder("ODD")
+	c.Equal(s.Do(echo, get("/coded", echo)).Header.Get("Set-Cookie"), "odd="+odds+"; Path=/")
+	c.Status(s.Do(echo, get("/use", echo, "Cookie: odd="+odds)), 200)
+	c.Equal(u.Requests(7)[6].Values("Cookie"), []string{"odd=" + coded})
+	// A placeholder that it merely repeats is none of its own.
+	body := "POST /planted HTTP/1.1\r\nHost: " + echo + "\r\nContent-Length: " + strconv.Itoa(len(odds)) + "\r\n\r\n" + odds
+	c.Status(s.Do(echo, body), 302)
+	c.Refused(s.Do(echo, get("/cb?state="+odds, echo)), 403, "placeholder_misplaced")
+	c.Status(s.Do(echo, get("/cb?code="+c.P, echo)), 200)
+	u.Requests(9)
 	c.U1.Nothing()
 }
 
