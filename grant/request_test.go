@@ -270,3 +270,22 @@ func TestACookieInAnOpenQuoteIsRefused(t *testing.T) {
 		t.Errorf("where no cookie is named: %q", code)
 	}
 }
+
+// What HTTP would cut off in silence is refused.
+func TestAValueThatAFieldWouldCutIsRefused(t *testing.T) {
+	for value, want := range map[string]string{"blank behind ": "after", "tab behind\t": "after", " blank before": "before", "a b\tc": "", " both ": "before after"} {
+		s := placesSession(t, value)
+		for field, edges := range map[string]string{"P": "before after", "Bearer P": "after", "P;x": "before", "a P b": "", "P ": "before after"} {
+			code := ""
+			for edge := range strings.FieldsSeq(edges) {
+				if strings.Contains(want, edge) {
+					code = "unsafe_value"
+				}
+			}
+			r, got := sent(t, s, head{path: "/", name: "X-Key", value: strings.ReplaceAll(field, "P", pMain)})
+			if got != code || got == "" && r.Header.Get("X-Key") != strings.ReplaceAll(field, "P", value) {
+				t.Errorf("%q in %q: %q, want %q", value, field, got, code)
+			}
+		}
+	}
+}

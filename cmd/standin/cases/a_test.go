@@ -325,14 +325,17 @@ func pathSegmentStaysOneSegment(c *Case) {
 func lineBreakInAValue(c *Case) {
 	const nl = "abc\r\nX-Inj: 1"
 	c.Rules.Secret("nl", nl)
+	c.Rules.Secret("edge", "t0ken-with-a-blank-behind-it ")
 	s := c.S1()
 	s.Each(Message{"GET", api, "/user", []string{bearer(s.Placeholder("NL"))}, ""}, func(r *Response) {
 		c.Refused(r, 500, "unsafe_value")
 	})
 	// In Basic it would stand within base64, but RFC 7617 section 2 has no control characters there.
 	c.Refused(s.Do(api, get("/basic", api, "Authorization: "+basic("user", s.Placeholder("NL")))), 500, "unsafe_value")
+	// A blank at the edge of a field would be cut off in silence.
+	c.Refused(s.Do(api, get("/user", api, bearer(s.Placeholder("EDGE")))), 500, "unsafe_value")
 	c.U1.Undialled()
-	c.Recorded(3, Want{"type": "deny", "code": "unsafe_value"})
+	c.Recorded(4, Want{"type": "deny", "code": "unsafe_value"})
 }
 
 func lookAlikesOfAPlaceholder(c *Case) {
