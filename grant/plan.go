@@ -160,7 +160,8 @@ func (p *prep) allows(secret string, at rules.Surface) bool {
 			return true
 		}
 	}
-	return p.returned(secret, at)
+	_, returned := p.returned(secret, at)
+	return returned
 }
 
 // named lists the names of the rule's surfaces of one kind.
@@ -267,10 +268,24 @@ func (p *prep) header(name string, values []string) error {
 			return err
 		}
 		if ok {
+			hit, _ := p.s.index.Next(value, 0)
+			if losesBlanks(text, hit.Start, len(value)-hit.End) {
+				return &Refusal{Code: "unsafe_value", Secret: hit.Placeholder.Secret, Surface: at.String()}
+			}
 			p.plan.edits = append(p.plan.edits, func(r *Request) { r.Header[name] = []string{text} })
 		}
 	}
 	return nil
+}
+
+// losesBlanks says whether the blanks with which a value begins or ends are those
+// of the field, where HTTP cuts them off (RFC 9110, 5.5). Before and after are the
+// sizes of what stands around the value.
+func losesBlanks(field string, before, after int) bool {
+	const blanks = " \t"
+	value, end := field[before:len(field)-after], len(field)-after
+	return strings.Trim(field[:before], blanks) == "" && strings.TrimLeft(value, blanks) != value ||
+		strings.Trim(field[end:], blanks) == "" && strings.TrimRight(value, blanks) != value
 }
 
 // namesHeader says whether the rule substitutes in this header, in any form.

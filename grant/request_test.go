@@ -2,10 +2,11 @@ package grant
 
 import (
 	"encoding/base64"
+	"encoding/hex"
 	"errors"
 	"net/http"
-	"net/url"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -53,6 +54,16 @@ func (h head) spelled() head {
 // part is one part of a request as its receiver reads it.
 type part struct{ where, text string }
 
+var escapes = regexp.MustCompile("%[0-9a-fA-F]{2}")
+
+// patient decodes what can be decoded, and leaves the rest.
+func patient(text string) string {
+	return escapes.ReplaceAllStringFunc(text, func(e string) string {
+		b, _ := hex.DecodeString(e[1:])
+		return string(b)
+	})
+}
+
 // parts takes a request apart, raw and decoded.
 func parts(r *Request) []part {
 	var all []part
@@ -88,10 +99,7 @@ func parts(r *Request) []part {
 		if i != 2 || r.Match.Segment != 1 {
 			where = "another segment"
 		}
-		decoded, err := url.PathUnescape(segment)
-		if err != nil {
-			decoded = segment
-		}
+		decoded := patient(segment)
 		add(where, decoded)
 		if decoded != segment {
 			add(where, segment)
@@ -99,12 +107,7 @@ func parts(r *Request) []part {
 	}
 	for piece := range strings.SplitSeq(r.Query, "&") {
 		name, value, _ := strings.Cut(piece, "=")
-		if decoded, err := url.QueryUnescape(name); err == nil {
-			name = decoded
-		}
-		if decoded, err := url.QueryUnescape(value); err == nil {
-			value = decoded
-		}
+		name, value = patient(strings.ReplaceAll(name, "+", " ")), patient(strings.ReplaceAll(value, "+", " "))
 		add("name", name)
 		add("query "+name, value)
 	}
@@ -120,22 +123,12 @@ func FuzzRequest(f *testing.F) {
 		{"Authorization", "Basic B", "sid=1", "/", ""}, {"Authorization", "Basic U", "", "/t/y/x", "P=1"}, {"X-P", "1", "a=P", "/P", "x=P"},
 		{"X-Key", "Q", "sid=S", "/t/y/P", "api_key=1&api_key=P"}, {"Q", "1", "", "/", ""},
 		{"P", "1", "", "/", ""}, {"X-Key", "PP", "P=1", "/t/P%2f/x", "api_key=P+%50"}, {"Cookie", "sid=P", "sid=P", "/other", "api_key=Px"},
+		{"X-A", "1", "", "/x/E%", "y=E%&%zzE=1"}, {"X-A", "1", "", "/t/y/x", "api_key=%zz+P"}, {"X-A", "1", "a=\"x; sid=P\"", "/%zzE", "y=%P"},
 	} {
 		f.Add(h.name, h.value, h.cookie, h.path, h.query)
 	}
-	policy, err := rules.Parse("standin.yaml", []byte(placesRules))
-	if err != nil {
-		f.Fatal(err)
-	}
-	profile, err := policy.Profile("default")
-	if err != nil {
-		f.Fatal(err)
-	}
-	s, err := Open(f.Context(), Config{ID: "s", Policy: policy, Profile: profile, Placeholders: streamPlaceholders, Source: fixed{mainValue, anotherValue},
-		Fingerprint: func([]byte) string { return "f" }})
-	if err != nil {
-		f.Fatal(err)
-	}
+	s := placesSession(f, mainValue)
+	policy := s.Policy
 	a := rules.Authority{Host: "a.test", Port: 443}
 	f.Fuzz(func(t *testing.T, name, value, cookie, path, query string) {
 		h := head{name, value, cookie, path, query}.spelled()
@@ -200,5 +193,99 @@ func checkParts(t *testing.T, s *Session, r *Request, plan *Plan) {
 	}
 	if found != 0 {
 		t.Fatalf("%+v: the value stands there %d times more often", plan.Uses, found)
+	}
+}
+
+func placesSession(t testing.TB, value string) *Session {
+	t.Helper()
+	policy, err := rules.Parse("standin.yaml", []byte(placesRules))
+	if err != nil {
+		t.Fatal(err)
+	}
+	profile, err := policy.Profile("default")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := Open(t.Context(), Config{ID: "s", Policy: policy, Profile: profile, Placeholders: streamPlaceholders, Source: fixed{value, anotherValue},
+		Fingerprint: func([]byte) string { return "f" }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Revoke("test over") })
+	return s
+}
+
+var placesHost = rules.Authority{Host: "a.test", Port: 443}
+
+// sent prepares a request of head alone and applies the plan, or says with which
+// code it was refused.
+func sent(t testing.TB, s *Session, h head) (r *Request, code string) {
+	t.Helper()
+	path, query, _ := strings.Cut(h.path, "?")
+	r = &Request{At: placesHost, Header: http.Header{}, Path: path, Query: query + h.query,
+		Match: s.Policy.Match(rules.Target{Authority: placesHost, Scheme: "https", Method: "GET", Path: path})}
+	if h.cookie != "" {
+		r.Header["Cookie"] = []string{h.cookie}
+	}
+	if h.name != "" {
+		r.Header.Add(h.name, h.value)
+	}
+	plan, err := s.Prepare(t.Context(), r)
+	if err != nil {
+		return nil, AsRefusal(err).Code
+	}
+	plan.Apply(r)
+	return r, ""
+}
+
+// A bad escape must not keep the good ones from being looked at: readers decode
+// what they can.
+func TestAPlaceholderBesideABadEscapeIsSeen(t *testing.T) {
+	s := placesSession(t, mainValue)
+	coded := "%7a" + pStranger[1:]
+	for path, want := range map[string]string{
+		"/x?y=" + coded + "%": "placeholder_misplaced", "/x?%zz" + coded + "=1": "placeholder_misplaced", "/x?y=%q" + coded: "placeholder_misplaced", "/x?%" + coded: "placeholder_misplaced",
+		"/x/" + coded + "%": "placeholder_misplaced", "/%zz" + coded + "/x": "placeholder_misplaced", "/t/y/x?api_key=%zz+" + pMain: "bad_request", "/t/y/x?api_key=%": "bad_request",
+		"/t/y/x?api_key=%zz+" + strings.ReplaceAll(pMain, "z", "%7A"): "bad_request", "/x?y=%zz&%=%": "", "/t/y/x?api_key=" + pMain + "&y=%": "",
+	} {
+		if _, code := sent(t, s, head{path: path}); code != want {
+			t.Errorf("%s: %q, want %q", path, code, want)
+		}
+	}
+}
+
+// To a reader that knows quoted texts the value would stand in another cookie.
+func TestACookieInAnOpenQuoteIsRefused(t *testing.T) {
+	s := placesSession(t, mainValue)
+	for cookie, want := range map[string]string{
+		`note="x; sid=` + pMain + `"`: "bad_request", `note="x; sid=1"`: "bad_request", `note="x\"; sid=` + pMain + `; b="`: "bad_request", `sid="` + pMain: "bad_request",
+		`note="x"; sid="` + pMain + `"`: "", `j={"a":1}; sid=` + pMain: "", `note=x; sid=` + pMain: "",
+	} {
+		r, code := sent(t, s, head{path: "/t/y/x", cookie: cookie})
+		if code != want || code == "" && r.Header.Get("Cookie") != strings.ReplaceAll(cookie, pMain, mainValue) {
+			t.Errorf("%s: %q, want %q; %v", cookie, code, want, r)
+		}
+	}
+	if _, code := sent(t, s, head{path: "/", cookie: `note="x; sid=1"`}); code != "" {
+		t.Errorf("where no cookie is named: %q", code)
+	}
+}
+
+// What HTTP would cut off in silence is refused.
+func TestAValueThatAFieldWouldCutIsRefused(t *testing.T) {
+	for value, want := range map[string]string{"blank behind ": "after", "tab behind\t": "after", " blank before": "before", "a b\tc": "", " both ": "before after"} {
+		s := placesSession(t, value)
+		for field, edges := range map[string]string{"P": "before after", "Bearer P": "after", "P;x": "before", "a P b": "", "P ": "before after"} {
+			code := ""
+			for edge := range strings.FieldsSeq(edges) {
+				if strings.Contains(want, edge) {
+					code = "unsafe_value"
+				}
+			}
+			r, got := sent(t, s, head{path: "/", name: "X-Key", value: strings.ReplaceAll(field, "P", pMain)})
+			if got != code || got == "" && r.Header.Get("X-Key") != strings.ReplaceAll(field, "P", value) {
+				t.Errorf("%q in %q: %q, want %q", value, field, got, code)
+			}
+		}
 	}
 }

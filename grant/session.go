@@ -64,9 +64,9 @@ type Session struct {
 	reason string // why the session ended, "" while it lives
 
 	scrubber atomic.Pointer[scrub.Scrubber]
-	replaced []replaced // values that rotation has replaced
-	places   []place    // where hosts have put values themselves
-	alarms   int        // placeholders that were noticed where none belongs
+	replaced []replaced           // values that rotation has replaced
+	places   map[place]scrub.Form // where hosts have put values themselves, and how
+	alarms   int                  // placeholders that were noticed where none belongs
 }
 
 // grant is one secret in one session.
@@ -105,7 +105,7 @@ func Open(ctx context.Context, cfg Config) (*Session, error) {
 		Opened: now, Expires: now.Add(cfg.Profile.TTL),
 		index: index, source: cfg.Source, fingerprint: cfg.Fingerprint,
 		ended:  make(chan struct{}),
-		grants: map[string]*grant{}, values: map[string]*held{},
+		grants: map[string]*grant{}, values: map[string]*held{}, places: map[place]scrub.Form{},
 	}
 	for _, name := range cfg.Profile.Secrets {
 		secret := cfg.Policy.Secrets[name]

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/base64"
 	"io"
-	"mime"
 	"net/url"
 	"slices"
 	"strings"
@@ -91,7 +90,11 @@ func (p *prep) cookies(line int, value string) error {
 				return &Refusal{Code: "bad_request", Surface: "cookie " + named}
 			}
 		}
-		text, ok, err := p.replaced(content, rules.Surface{Kind: rules.Cookie, Name: bare}, safeInCookie)
+		at := rules.Surface{Kind: rules.Cookie, Name: bare}
+		text, ok, err := p.givenBack(content, at)
+		if !ok && err == nil {
+			text, ok, err = p.replaced(content, at, safeInCookie)
+		}
 		if err != nil {
 			return err
 		}
@@ -99,11 +102,25 @@ func (p *prep) cookies(line int, value string) error {
 			pairs[i], changed = name+"="+text, true
 		}
 	}
+	if (changed || len(names) > 0) && slices.ContainsFunc(p.r.Header["Cookie"], opensQuote) {
+		return &Refusal{Code: "bad_request", Surface: "cookie"}
+	}
 	if changed {
 		joined := strings.Join(pairs, ";")
 		p.plan.edits = append(p.plan.edits, func(r *Request) { r.Header["Cookie"][line] = joined })
 	}
 	return nil
+}
+
+// opensQuote says whether a quoted text could go on behind a ";" of a Cookie line,
+// so that some readers see other pairs there.
+func opensQuote(line string) bool {
+	for pair := range strings.SplitSeq(line, ";") {
+		if strings.Count(pair, `"`)%2 != 0 || strings.Contains(pair, `\"`) {
+			return true
+		}
+	}
+	return false
 }
 
 // cookieCount is how often a cookie stands in the request.
@@ -129,10 +146,7 @@ func (p *prep) path() error {
 	segments := strings.Split(raw, "/")
 	changed := false
 	for i, segment := range segments {
-		decoded, err := url.PathUnescape(segment)
-		if err != nil {
-			decoded = segment
-		}
+		decoded, _ := body.Unescape(segment, false)
 		if (i-1 != p.r.Match.Segment || p.r.Match.Segment < 0) && !p.returnedInPath(decoded) {
 			if err := p.misplaced(decoded, "path"); err != nil {
 				return err
@@ -142,12 +156,17 @@ func (p *prep) path() error {
 			}
 			continue
 		}
-		text, ok, err := p.replaced(decoded, rules.Surface{Kind: rules.Path}, safeInPath)
+		at := rules.Surface{Kind: rules.Path}
+		text, ok, err := p.givenBack(segment, at)
+		if !ok && err == nil {
+			text, ok, err = p.replaced(decoded, at, safeInPath)
+			text = url.PathEscape(text)
+		}
 		if err != nil {
 			return err
 		}
 		if ok {
-			segments[i], changed = url.PathEscape(text), true
+			segments[i], changed = text, true
 		}
 	}
 	if changed {
@@ -181,34 +200,34 @@ func (p *prep) pairs(raw string, kind rules.Kind, place string) (string, bool, e
 	count := map[string]int{}
 	changed := false
 	for i, piece := range pieces {
-		rawName, rawValue, hasValue := strings.Cut(piece, "=")
-		name, err := url.QueryUnescape(rawName)
-		if err != nil {
-			name = rawName
-		}
+		rawName, rawValue, _ := strings.Cut(piece, "=")
+		name, _ := body.Unescape(rawName, true)
+		value, whole := body.Unescape(rawValue, true)
 		count[name]++
 		at := rules.Surface{Kind: kind, Name: name}
-		for _, named := range names {
-			if named == name && count[name] > 1 {
-				return "", false, &Refusal{Code: "bad_request", Surface: at.String()}
+		if slices.Contains(names, name) && (count[name] > 1 || !whole) {
+			return "", false, &Refusal{Code: "bad_request", Surface: at.String()}
+		}
+		for _, text := range []string{name, rawName} {
+			if err := p.misplaced(text, place); err != nil {
+				return "", false, err
 			}
 		}
-		if err := p.misplaced(name, place); err != nil {
-			return "", false, err
+		text, ok, err := p.givenBack(rawValue, at)
+		if !ok && err == nil {
+			text, ok, err = p.replaced(value, at, safeEscaped)
+			text = escapeQuery(text)
 		}
-		decoded, err := url.QueryUnescape(rawValue)
-		if err != nil {
-			decoded = rawValue
-		}
-		if !hasValue {
-			continue
-		}
-		text, ok, err := p.replaced(decoded, at, safeEscaped)
 		if err != nil {
 			return "", false, err
+		}
+		if ok && !whole {
+			return "", false, &Refusal{Code: "bad_request", Surface: at.String()}
 		}
 		if ok {
-			pieces[i], changed = rawName+"="+escapeQuery(text), true
+			pieces[i], changed = rawName+"="+text, true
+		} else if err := p.misplaced(rawValue, place); err != nil {
+			return "", false, err // behind "%", which takes its first letters for digits
 		}
 	}
 	return strings.Join(pieces, "&"), changed, nil
@@ -226,13 +245,12 @@ func (p *prep) newStream(src io.Reader) (*stream, error) {
 	if len(types) > 1 {
 		return nil, &Refusal{Code: "bad_request", Surface: "body"}
 	}
-	var media string
-	var parameters map[string]string
-	var err error
+	field := ""
 	if len(types) == 1 {
-		media, parameters, err = mime.ParseMediaType(types[0])
-		s.counted = countsBytes(types[0])
+		field = types[0]
 	}
+	media := body.Media(field)
+	s.counted = countsBytes(media)
 	parts := func(kind rules.Kind) []string {
 		names := p.named(kind)
 		for _, name := range names {
@@ -248,15 +266,21 @@ func (p *prep) newStream(src io.Reader) (*stream, error) {
 		if len(names) == 0 {
 			break
 		}
+		boundary, err := body.Boundary(field)
 		if err != nil || media != "multipart/form-data" {
 			return nil, &Refusal{Code: "bad_request", Surface: "multipart"}
 		}
-		if s.layout, err = body.NewMultipart(parameters["boundary"], names); err != nil {
+		if s.layout, err = body.NewMultipart(boundary, names); err != nil {
 			return nil, malformed(err)
 		}
 	default:
 		if pointers := parts(rules.JSON); len(pointers) > 0 {
 			s.layout = body.NewJSON(pointers)
+		}
+	}
+	if len(s.surfaces) > 0 {
+		if err := body.Charset(field); err != nil {
+			return nil, malformed(err)
 		}
 	}
 	return s, nil
@@ -338,7 +362,6 @@ func (p *prep) pipe(src io.Reader, put func(string, rules.Surface) (*held, error
 // countsBytes says whether a format has lengths before what they are of, in gRPC's
 // messages and in the fields of Protocol Buffers.
 func countsBytes(media string) bool {
-	media, _, _ = strings.Cut(strings.ToLower(media), ";")
 	return slices.ContainsFunc([]string{"application/grpc", "application/connect+", "application/proto", "application/protobuf", "application/x-protobuf"},
-		func(known string) bool { return strings.HasPrefix(strings.TrimSpace(media), known) })
+		func(known string) bool { return strings.HasPrefix(media, known) })
 }

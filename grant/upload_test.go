@@ -412,3 +412,65 @@ func TestNoStreamStallsBehindWhatLooksLikeAPlaceholder(t *testing.T) {
 		})
 	}
 }
+
+// Readers of a Content-Type differ about which boundary counts: the value would
+// stand in a part that no rule names.
+func TestABoundaryThatReadersCouldReadInTwoWaysIsRefused(t *testing.T) {
+	form := func(boundary, value string) string {
+		return "--" + boundary + "\r\nContent-Disposition: form-data; name=\"token\"\r\n\r\n" + value + "\r\n--" + boundary + "--\r\n"
+	}
+	for _, media := range []string{
+		"multipart/form-data; boundary=CC; boundary*=utf-8''BB", "multipart/form-data; boundary*=utf-8''BB", "multipart/form-data; boundary*0=B; boundary*1=B",
+		"multipart/form-data; boundary*0=B; boundary*1=B; boundary=CC", "multipart/form-data; boundary=CC; boundary*0=BB", "multipart/form-data; boundary=BB; Boundary=CC",
+		"multipart/form-data; boundary=BB; boundary=BB", "multipart/form-data; boundary=CC; BOUNDARY*=''BB", `multipart/form-data; boundary="B\B"`,
+		`multipart/form-data; x="boundary=CC"; boundary=BB`, "multipart/form-data; xboundary=CC; boundary=BB", `multipart/form-data; boundary=BB; x="; boundary=CC"`,
+		"multipart/form-data; boundary=BB; boundary =CC", "multipart/form-data, multipart/form-data; boundary=BB", "multipart/form-data;", "multipart/mixed; boundary=BB",
+		"multipart/form-data; boundary=BB; charset=utf-7", "multipart/form-data; boundary=BB; charset*=utf-16''x",
+	} {
+		if o := (upload{"/multipart", media, "", form("BB", pMain)}).whole(t); o.code != "bad_request" {
+			t.Errorf("%s: %+v", media, o)
+		}
+	}
+	for _, boundary := range []string{"BB", "----WebKitFormBoundaryAbC", "Boundary_1_2"} {
+		for _, media := range []string{"multipart/form-data; boundary=" + boundary, "Multipart/Form-Data;  charset=\"UTF-8\"; Boundary=\"" + boundary + "\"; x=y"} {
+			if o := (upload{"/multipart", media, "", form(boundary, pMain)}).whole(t); o.body != form(boundary, streamValue) {
+				t.Errorf("%s: %+v", media, o)
+			}
+		}
+	}
+}
+
+// In UTF-7 "+ACI-" is a quote, in Shift_JIS a byte above ASCII takes the next one with it.
+func TestACharsetThatHidesDelimitersIsRefused(t *testing.T) {
+	body := `{"auth":{"token":"` + pMain + `"}}`
+	for media, fine := range map[string]bool{
+		"application/json": true, "application/json; charset=utf-8": true, "application/json;charset=\"UTF-8\"": true, "application/json; charset=ISO-8859-1": true,
+		"application/json; charset=utf-7": false, "application/json; charset=UTF-16LE": false, "application/json; charset=shift_jis": false,
+		"application/json; charset=utf-8; charset=utf-7": false, "application/json; charset*=utf-8''utf-7": false, "application/json; charset=utf-8; charset*0=utf-7": false,
+		"application/json; x=\"charset=utf-7\"; charset=utf-8": false, "application/json; charset=": false, "application/json; charset =utf-7": false,
+	} {
+		if o := (upload{"/json", media, "", body}).whole(t); fine && len(o.uses) != 1 || !fine && o.code != "bad_request" {
+			t.Errorf("%s: %+v", media, o)
+		}
+	}
+	if o := (upload{"/form", "application/x-www-form-urlencoded; charset=utf-16", "", "token=" + pMain}).whole(t); o.code != "bad_request" {
+		t.Errorf("a form: %+v", o)
+	}
+}
+
+// To a reader that separates fields by ";" the value would stand in another one.
+func TestARawSemicolonInANamedFieldIsRefused(t *testing.T) {
+	const media = "application/x-www-form-urlencoded"
+	for body, want := range map[string]string{
+		"token=a;note=" + pMain: "bad_request", "token=" + pMain + ";note=b": "bad_request", "token=a;b": "bad_request",
+		"note=a;b&token=" + pMain: "", "token=a%3Bnote=" + pMain: "",
+	} {
+		u := upload{"/form", media, "", body}
+		if o := u.whole(t); o.code != want {
+			t.Errorf("%s: %+v", body, o)
+		}
+		if o := u.streamed(t, iotest.OneByteReader); o.code != want {
+			t.Errorf("%s, byte by byte: %+v", body, o)
+		}
+	}
+}

@@ -136,7 +136,7 @@ func (x *exchange) copyHeader(to, from http.Header) error {
 		for i, value := range values {
 			values[i] = scrubber.String(value)
 			if values[i] != value && (name == "Set-Cookie" || name == "Location") {
-				x.t.client.Session.Returns(x.t.authority, x.path, name, values[i])
+				x.t.client.Session.Returns(x.t.authority, x.path, name, value)
 			}
 		}
 		if name == "Set-Cookie" && x.cookies(values) {

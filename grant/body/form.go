@@ -124,13 +124,18 @@ func (f *Form) End(rest []byte) error {
 	return nil
 }
 
-// Plain says that raw holds no escape that could hide a letter.
-func (f *Form) Plain(raw []byte) bool { return bytes.IndexByte(raw, '%') < 0 }
+// Plain says that raw holds no escape that could hide a letter, and no ";".
+func (f *Form) Plain(raw []byte) bool {
+	return bytes.IndexByte(raw, '%') < 0 && bytes.IndexByte(raw, ';') < 0
+}
 
-// Decode undoes the escapes of raw.
+// Decode undoes the escapes of raw. A raw ";" separates fields for some readers:
+// what stands behind it would be in a field that nobody asked for.
 func (f *Form) Decode(t *Text, raw []byte) error {
 	for i := 0; i < len(raw); i++ {
 		switch c := raw[i]; c {
+		case ';':
+			return ErrMalformed
 		case '%':
 			if i+2 >= len(raw) {
 				return ErrMalformed
@@ -149,6 +154,31 @@ func (f *Form) Decode(t *Text, raw []byte) error {
 	}
 	t.At = append(t.At, len(raw))
 	return nil
+}
+
+// Unescape undoes the escapes of text, with "+" for a space in queries and forms.
+// What only looks like an escape stays as it is, as with the most patient of
+// readers, and ok is false.
+func Unescape(text string, plus bool) (decoded string, ok bool) {
+	if strings.IndexByte(text, '%') < 0 && !plus {
+		return text, true
+	}
+	var out strings.Builder
+	ok = true
+	for i := 0; i < len(text); i++ {
+		c := text[i]
+		switch {
+		case c == '+' && plus:
+			c = ' '
+		case c == '%' && i+2 < len(text) && unhex(text[i+1]) < 16 && unhex(text[i+2]) < 16:
+			c = unhex(text[i+1])<<4 | unhex(text[i+2])
+			i += 2
+		case c == '%':
+			ok = false
+		}
+		out.WriteByte(c)
+	}
+	return out.String(), ok
 }
 
 // unhex is the value of a hexadecimal digit, or more than 15.

@@ -34,14 +34,14 @@ func written(value string) map[string]string {
 		"raw":           value,
 		"query":         url.QueryEscape(value),
 		"path":          url.PathEscape(value),
-		"every byte":    escapeAll(value, false),
+		"every byte":    (&percent{every: true}).write(value),
 		"lower percent": lowerEscapes(url.QueryEscape(value)),
 		"hex":           hex.EncodeToString([]byte(value)),
 		"upper hex":     strings.ToUpper(hex.EncodeToString([]byte(value))),
 	}
 	quoted, _ := json.Marshal(value)
 	ways["json"] = string(quoted)
-	ways["json, all escaped"] = asciiJSON(value, "%04x", 0)
+	ways["json, all escaped"] = jsonStyle{ascii: true, digits: "%04x", escapes: all, mark: "%04x"}.write(value)
 	for shift := range 3 {
 		text := "abc"[:shift] + value + "tail"
 		ways["base64 "+"abc"[:shift]] = base64.StdEncoding.EncodeToString([]byte(text))
@@ -237,7 +237,7 @@ func TestTheSearchFindsWhatAPlainSearchFinds(t *testing.T) {
 	for range 300 {
 		var forms []form
 		for range 1 + random.IntN(12) {
-			forms = append(forms, form{letters(1 + random.IntN(20)), "-"})
+			forms = append(forms, form{text: letters(1 + random.IntN(20)), with: "-"})
 		}
 		s := build(slices.Clone(forms))
 		text := letters(random.IntN(200))
@@ -271,8 +271,9 @@ func TestTheSearchFindsWhatAPlainSearchFinds(t *testing.T) {
 func FuzzScrub(f *testing.F) {
 	f.Add([]byte("x"+canary+"y"+canary[:7]), uint8(3))
 	f.Add([]byte(canary[:20]+canary), uint8(1))
+	f.Add([]byte(`p%C3%A4%22ss%20w/rd%26%3D%25%2B%3C'%3E, p\u00e4\"ss w\/rd&=%+<'>`), uint8(2))
 	f.Add([]byte(base64.StdEncoding.EncodeToString([]byte("a"+canary))), uint8(7))
-	values := []string{canary, "another-value-0123", canary + "/and more"}
+	values := []string{canary, "another-value-0123", canary + "/and more", `pä"ss w/rd&=%+<'>`}
 	s := scrubberOf(values...)
 	var forms []string
 	for _, form := range s.forms {

@@ -135,7 +135,11 @@ func (f *filter) has(gram uint64) bool {
 }
 
 // String scrubs a text that is whole.
-func (s *Scrubber) String(text string) string {
+func (s *Scrubber) String(text string) string { return s.Replace(text, nil) }
+
+// Replace is String, with what with answers in the place of each placeholder. It is
+// told in which form the value stood there. Without with it is String.
+func (s *Scrubber) Replace(text string, with func(placeholder string, how Form) string) string {
 	if s == nil || len(text) < s.window {
 		return text
 	}
@@ -149,7 +153,11 @@ func (s *Scrubber) String(text string) string {
 		if f == nil {
 			return out.String()
 		}
-		out.WriteString(f.with)
+		if with == nil || f.mark {
+			out.WriteString(f.with)
+		} else {
+			out.WriteString(with(f.with, f.how))
+		}
 		from = at + len(f.text)
 	}
 }

@@ -119,6 +119,10 @@ func multipartForms(c *Case) {
 	for _, body := range bad {
 		c.S1().Each(Message{"POST", api, "/multipart", form, body}, func(r *Response) { c.Refused(r, 400, "bad_request") })
 	}
+	for _, boundary := range []string{"boundary=other; boundary*=utf-8''b0und", "boundary*0=b0; boundary*1=und", "boundary=other; Boundary=b0und", "boundary=b0und; boundary=b0und"} {
+		m := Message{"POST", api, "/multipart", []string{"Content-Type: multipart/form-data; " + boundary}, part(`name="token"`, c.P) + end}
+		c.S1().Each(m, func(r *Response) { c.Refused(r, 400, "bad_request") })
+	}
 	body := strings.ReplaceAll(part(`name="token"`, "x")+end, "b0und", c.P)
 	c.S1().Each(Message{"POST", api, "/multipart", []string{"Content-Type: multipart/form-data; boundary=" + c.P}, body}, func(r *Response) {
 		c.Refused(r, 403, "placeholder_misplaced")

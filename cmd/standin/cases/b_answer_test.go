@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -257,6 +258,10 @@ func echoInForms(c *Case) {
 		"/raw": R, "/percent": url.QueryEscape(odd), "/path": url.PathEscape(odd), "/json": string(quoted),
 		"/base64": base64.StdEncoding.EncodeToString([]byte(R)), "/base64url": base64.RawURLEncoding.EncodeToString([]byte("?" + R)),
 		"/base64+": base64.StdEncoding.EncodeToString([]byte("ab" + odd)), "/hex": hex.EncodeToString([]byte(R)), "/HEX": strings.ToUpper(hex.EncodeToString([]byte(odd))),
+		// As the encoders themselves write it.
+		"/encodeURI": "p%22ss/w%5Crd&=%C3%BC%20+%25?", "/encodeURI-lower": "p%22ss/w%5crd&=%c3%bc%20+%25?", "/quote": "p%22ss/w%5Crd%26%3D%C3%BC%20%2B%25%3F",
+		"/form": "p%22ss%2Fw%5Crd%26%3D%C3%BC+%2B%25%3F", "/php": `p\"ss\/w\\rd&=\u00fc +%?`, "/gson": `p\"ss/w\\rd\u0026\u003dü +%?`,
+		"/system.text.json": `p\u0022ss/w\\rd\u0026=\u00FC \u002B%?`, "/python": `p\"ss/w\\rd&=\u00fc +%?`,
 	}
 	var form string
 	c.UE.Handle(func(w http.ResponseWriter, r *http.Request) {
@@ -353,6 +358,8 @@ func echoInALargeBody(c *Case) {
 }
 
 func tokenInACookie(c *Case) {
+	const odd, coded = `p"ss;w,rd=ü`, "p%22ss%3Bw%2Crd%3D%C3%BC"
+	c.Rules.Secret("odd", odd)
 	u := c.UE
 	u.Handle(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
@@ -362,6 +369,12 @@ func tokenInACookie(c *Case) {
 			w.WriteHeader(302)
 		case "/elsewhere":
 			w.Header().Set("Location", "https://"+api+"/landing?t="+R)
+			w.WriteHeader(302)
+		case "/coded":
+			w.Header().Set("Set-Cookie", "odd="+coded+"; Path=/")
+		case "/planted":
+			planted, _ := io.ReadAll(r.Body)
+			w.Header().Set("Location", "/cb?state="+string(planted)+"&code="+R)
 			w.WriteHeader(302)
 		}
 	})
@@ -388,7 +401,17 @@ func tokenInACookie(c *Case) {
 	c.Status(s.Do(echo, get("/elsewhere", echo)), 302)
 	c.Refused(s.Do(api, get("/landing?t="+c.P, api)), 403, "placeholder_misplaced")
 	c.Refused(c.Start(Start{Name: "fresh"}).Do(echo, get("/use", echo, "Cookie: sid="+c.P)), 403, "placeholder_misplaced")
-	u.Requests(5)
+	// It gets back what it wrote, as it wrote it.
+	odds := s.Placeholder("ODD")
+	c.Equal(s.Do(echo, get("/coded", echo)).Header.Get("Set-Cookie"), "odd="+odds+"; Path=/")
+	c.Status(s.Do(echo, get("/use", echo, "Cookie: odd="+odds)), 200)
+	c.Equal(u.Requests(7)[6].Values("Cookie"), []string{"odd=" + coded})
+	// A placeholder that it merely repeats is none of its own.
+	body := "POST /planted HTTP/1.1\r\nHost: " + echo + "\r\nContent-Length: " + strconv.Itoa(len(odds)) + "\r\n\r\n" + odds
+	c.Status(s.Do(echo, body), 302)
+	c.Refused(s.Do(echo, get("/cb?state="+odds, echo)), 403, "placeholder_misplaced")
+	c.Status(s.Do(echo, get("/cb?code="+c.P, echo)), 200)
+	u.Requests(9)
 	c.U1.Nothing()
 }
 
