@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -178,7 +179,7 @@ is deleted. It refuses while a gateway is running, and it opens the vault.`,
 			if err != nil {
 				return withAuditHint(err)
 			}
-			fmt.Fprintf(p.out, "moved to %s\n", archive)
+			fmt.Fprintf(p.out, "moved to %s\n", filepath.Join(h.Audit(), archive))
 			return nil
 		},
 	}
