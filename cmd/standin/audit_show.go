@@ -65,11 +65,8 @@ func (p *program) auditShow(cmd *cobra.Command, s *auditShow) error {
 		return err
 	}
 	now := time.Now()
-	if s.filter.Since, err = parseWhen(s.since, now); err != nil {
-		return usageError("--since: %w", err)
-	}
-	if s.filter.Until, err = parseWhen(s.until, now); err != nil {
-		return usageError("--until: %w", err)
+	if s.filter.Since, s.filter.Until, err = parseStretch(s.since, s.until, now); err != nil {
+		return err
 	}
 	if s.process != "" {
 		if s.filter.PID != 0 || s.filter.Exe != "" {
@@ -145,6 +142,20 @@ func (p *program) fingerprintOfInput(cmd *cobra.Command, h home) (string, error)
 	}
 	defer clear(value)
 	return audit.Fingerprint(store.Key(auditKey), value), nil
+}
+
+// parseStretch reads --since and --until.
+func parseStretch(since, until string, now time.Time) (from, to time.Time, err error) {
+	if from, err = parseWhen(since, now); err != nil {
+		return from, to, usageError("--since: %w", err)
+	}
+	if to, err = parseWhen(until, now); err != nil {
+		return from, to, usageError("--until: %w", err)
+	}
+	if !from.IsZero() && !to.IsZero() && from.After(to) {
+		return from, to, usageError("--since %s is later than --until %s: nothing lies between them", since, until)
+	}
+	return from, to, nil
 }
 
 // parseWhen reads a time as people write it; "" is no time.

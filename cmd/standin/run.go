@@ -60,7 +60,7 @@ func sessionFlags(cmd *cobra.Command, f *runFlags) {
 	flags.StringVar(&f.rules, "rules", "", "the rules `FILE` (else standin.yaml here or above, else that of the home)")
 	flags.StringVar(&f.profile, "profile", "", "the profile `NAME` of the rules file")
 	flags.StringArrayVar(&f.secrets, "secret", nil, "grant only the secret `NAME` of the profile (repeatable)")
-	flags.DurationVar(&f.ttl, "ttl", 0, "end the grants after this `TIME`, at most the profile's")
+	flags.Var((*ttlFlag)(&f.ttl), "ttl", "end the grants after this `TIME`, at most the profile's")
 	flags.StringVar(&f.isolation, "isolation", "", "how surely a connection is tied to the command: `LEVEL` session, tree or netns (else the best of the first two)")
 	flags.StringVar(&f.envFile, "env-file", "", "set the variables of a dotenv `FILE`; NAME=secret:X becomes X's placeholder")
 	flags.StringVar(&f.log, "log", "", "write the log to `FILE` instead of standin.log of the home")
@@ -136,6 +136,9 @@ func (r *running) prepare() error {
 		return err
 	}
 	if r.f.receipt != "" {
+		if info, err := os.Stat(r.f.receipt); err == nil && info.IsDir() {
+			return &hinted{fmt.Errorf("write receipt %q: it is a folder", r.f.receipt), "name a file in it: --receipt " + shellWord(filepath.Join(r.f.receipt, "receipt.json"))}
+		}
 		if info, err := os.Stat(filepath.Dir(r.f.receipt)); err != nil || !info.IsDir() {
 			return fmt.Errorf("write receipt %q: there is no such folder", r.f.receipt)
 		}
