@@ -60,7 +60,7 @@ func (p *program) auditTail(dir string, n int, follow, asJSON bool) error {
 			return err
 		}
 	}
-	if !asJSON {
+	if !asJSON && (follow || !errors.Is(err, fs.ErrNotExist)) {
 		t.flush()
 	}
 	if !follow {
