@@ -24,6 +24,10 @@ const exitOwn = 125
 // command left behind.
 const filesAge = 7 * 24 * time.Hour
 
+// aloneAge is how long they outlive it where nothing of the command runs any
+// more: somebody may still look at them, or use the environment once more.
+const aloneAge = time.Hour
+
 // runFlags are the flags of run.
 type runFlags struct {
 	rules, profile, isolation, envFile, receipt, log, upstreamProxy, upstreamCA, gateway, tokenFile string
@@ -100,13 +104,24 @@ func (p *program) run(cmd *cobra.Command, f *runFlags, argv []string) error {
 	if err == nil {
 		code, err = r.serve()
 	}
-	if err = errors.Join(err, r.room.close()); err != nil {
+	if err = errors.Join(err, r.room.close(), r.leaveFiles()); err != nil {
 		return own(err)
 	}
 	if code != 0 {
 		return exitError(code, nil)
 	}
 	return nil
+}
+
+// leaveFiles lets the files of a session grow old, when all of it has ended.
+func (r *running) leaveFiles() error {
+	switch {
+	case r.files == nil:
+		return nil
+	case launch.Childless():
+		return r.files.Touch(filesAge - aloneAge)
+	}
+	return r.files.Touch(0)
 }
 
 // running is one run.
@@ -126,6 +141,7 @@ type running struct {
 	room    *room             // of the command, under "netns"
 	outside *liveSession      // the session that this one is a part of, or nil
 	by      proofs            // at a serving gateway
+	files   *launch.Files     // of a command that was started
 	shell   processID         // that the session is bound to, instead of to a command
 }
 
@@ -260,7 +276,7 @@ func (r *running) serve() (int, error) {
 }
 
 // command starts the command in its environment and waits for it.
-func (r *running) command(s session) (int, error) {
+func (r *running) command(s session) (code int, err error) {
 	o, err := s.outfit(r.p.env)
 	if err != nil {
 		return 0, err
@@ -269,6 +285,11 @@ func (r *running) command(s session) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	defer func() {
+		if r.files == nil {
+			err = errors.Join(err, files.Remove())
+		}
+	}()
 	spec := launch.Spec{Argv: r.argv, Env: env, TimerSlack: r.p.slack, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}
 	if own, ok := s.(*ownSession); ok && r.room != nil {
 		if err := r.furnish(own.hosted, files); err != nil {
@@ -286,12 +307,11 @@ func (r *running) command(s session) (int, error) {
 		masks.close()
 		return 0, startError(err)
 	}
+	r.files = files
 	told := s.started(child, removed)
-	code, err := child.Wait()
+	code, err = child.Wait()
 	masks.close()
-	// What the command left behind may still need its files; their age counts
-	// from here.
-	return code, errors.Join(told, err, files.Touch())
+	return code, errors.Join(told, err)
 }
 
 // startError gives a command that cannot start its exit code.
