@@ -235,7 +235,30 @@ func (p *program) loadRules(h home, named string) (*rules.Policy, error) {
 	if err != nil {
 		return nil, err
 	}
-	return rules.Load(path)
+	return readRules(path)
+}
+
+// readRules reads a rules file, and refuses variables that cannot carry what the
+// file puts into them.
+func readRules(path string) (*rules.Policy, error) {
+	policy, err := rules.Load(path)
+	if err != nil {
+		return nil, err
+	}
+	var faults []error
+	for _, name := range secretNames(policy) {
+		secret := policy.Secrets[name]
+		for _, variable := range secret.Env {
+			if why := launch.Reserved(variable); why != "" {
+				faults = append(faults, &rules.Error{File: path, Line: secret.Line,
+					Msg: fmt.Sprintf("secret %q: env: %s cannot carry it: %s", name, variable, why), Fix: "take another name of your own, such as MY_TOKEN"})
+			}
+		}
+	}
+	if len(faults) > 0 {
+		return nil, errors.Join(faults...)
+	}
+	return policy, nil
 }
 
 // session is the session of a run, at a gateway of its own or at a serving one.
