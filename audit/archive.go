@@ -281,7 +281,7 @@ func (v *verifier) outside(ends map[string]tip) {
 	leftOut := func(id, by string) {
 		if v.present[id] == nil && v.gone[id] == "" {
 			v.warn(fmt.Sprintf("stream %s is not in the export; %s knows of it", id, by))
-			v.unchecked = true
+			v.report.LeftOut = true
 		}
 	}
 	for _, r := range v.report.Streams {

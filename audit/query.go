@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"slices"
+	"strings"
 	"time"
 
 	"standin/audit/segment"
@@ -342,13 +343,30 @@ func (e *Entry) Outcome() string {
 		return "delivered"
 	case TypePassthrough:
 		return "passed"
-	case TypeDeny, TypeMisplaced, TypeClientRejectedLeaf:
+	case TypeMisplaced: // what is refused for it has a deny as well
+		if e.Code == "" {
+			return "passed"
+		}
+		return "refused"
+	case TypeDeny, TypeClientRejectedLeaf:
 		return "refused"
 	case TypeResult:
-		if e.Code == "" && e.Status > 0 && e.Status < 500 {
+		if e.wentWell() {
 			return "ok"
 		}
 		return "failed"
 	}
 	return ""
+}
+
+// wentWell tells whether a result is that of a whole exchange. One without a method is of a connection that was passed
+// through unopened, and has no status.
+func (e *Entry) wentWell() bool {
+	switch {
+	case e.Code != "", e.Status >= 500:
+		return false
+	case e.Status == 0:
+		return e.Method == "" && e.Reason == ""
+	}
+	return !strings.HasPrefix(e.Reason, "upstream aborted") && !strings.HasPrefix(e.Reason, "cut") && e.Reason != "aborted"
 }

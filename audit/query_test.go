@@ -262,3 +262,29 @@ func TestReceiptsAreReadStrictly(t *testing.T) {
 		}
 	}
 }
+
+func TestAResultIsOkOnlyIfItIsThatOfAWholeExchange(t *testing.T) {
+	for _, is := range []struct {
+		r    Record
+		want string
+	}{
+		{Record{Type: TypeResult, Method: "GET", Status: 200}, "ok"},
+		{Record{Type: TypeResult, Method: "GET", Status: 404}, "ok"},
+		{Record{Type: TypeResult, Method: "GET", Status: 200, Reason: "client aborted"}, "ok"},
+		{Record{Type: TypeResult, Method: "GET", Status: 200, Reason: "upstream aborted"}, "failed"},
+		{Record{Type: TypeResult, Method: "GET", Status: 101, Reason: "cut"}, "failed"},
+		{Record{Type: TypeResult, Method: "GET", Status: 200, Code: "unsafe_response"}, "failed"},
+		{Record{Type: TypeResult, Method: "GET", Status: 502}, "failed"},
+		{Record{Type: TypeResult, Method: "GET", Reason: "client aborted"}, "failed"},
+		{Record{Type: TypeResult, Method: "GET"}, "failed"},
+		{Record{Type: TypeResult, Host: "passed.test", BytesIn: 7}, "ok"}, // of a connection that was passed through
+		{Record{Type: TypeResult, Host: "passed.test", Reason: "upstream aborted"}, "failed"},
+		{Record{Type: TypeResult, Host: "passed.test", Code: "session_closed"}, "failed"},
+		{Record{Type: TypeMisplaced, Reason: "body"}, "passed"},
+		{Record{Type: TypeMisplaced, Code: "placeholder_misplaced"}, "refused"},
+	} {
+		if got := (&Entry{Record: is.r}).Outcome(); got != is.want {
+			t.Errorf("%+v is %q, want %q", is.r, got, is.want)
+		}
+	}
+}

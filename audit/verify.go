@@ -40,6 +40,10 @@ type Report struct {
 	Streams  []StreamReport `json:"streams"`
 	Problems []Problem      `json:"problems,omitempty"`
 	Warnings []string       `json:"warnings,omitempty"`
+
+	Unvouched bool `json:"unvouched,omitempty"` // streams were removed or moved aside, and it was not checked by whom
+	LeftOut   bool `json:"left_out,omitempty"`  // streams that are known of are not in the export
+	Unchecked int  `json:"unchecked,omitempty"` // anchors of streams that were moved aside, which could not be confirmed
 }
 
 // A StreamReport is about one stream. Records 1 to Records are whole.
@@ -100,7 +104,7 @@ type verifier struct {
 	writes     uint64 // of the vault, up to the opening that is looked at
 	unsealed   int    // streams whose first key could be read
 	sealed     int    // and could not
-	unchecked  bool   // somebody says that streams were removed on purpose, and it could not be checked who
+	moves      []move // of streams that were moved aside
 }
 
 // Verify checks every stream in dir. It returns an error only where it cannot judge: dir or a key cannot be read, or the
@@ -202,11 +206,12 @@ func (v *verifier) removals(s *stream, o *opening) {
 	if len(o.Retired) == 0 && o.Archive == nil {
 		return
 	}
-	v.unchecked = v.unchecked || !v.report.Vouched
+	v.report.Unvouched = v.report.Unvouched || !v.report.Vouched
 	for _, t := range o.Retired {
 		v.gone[t.Stream] = s.id
 	}
 	if o.Archive != nil {
+		v.moves = append(v.moves, move{by: s.id, number: s.number, archive: o.Archive})
 		v.warn(fmt.Sprintf("stream %s: %d streams before it were moved to %q: %s", s.id, o.Archive.Streams, o.Archive.Directory, o.Reason))
 		for _, before := range v.streams {
 			if before.number < s.number {
@@ -271,26 +276,6 @@ func (v *verifier) commit(s *stream, tips []tip, like fact, said map[string]bool
 		f := like
 		f.seq, f.h, f.from = t.Seq, h, "stream "+s.id
 		v.facts[t.Stream] = append(v.facts[t.Stream], &f)
-	}
-}
-
-func (v *verifier) anchors() {
-	for _, a := range v.options.Anchors {
-		if a.Source == "" {
-			a.Source = Receipt
-		}
-		h, ok := parseHex(a.H)
-		switch {
-		case a.valid() != nil || !ok:
-			v.warn(fmt.Sprintf("an anchor of the %s is malformed", a.Source))
-		case v.gone[a.Stream] != "":
-		case v.present[a.Stream] != nil:
-			v.facts[a.Stream] = append(v.facts[a.Stream], &fact{seq: a.Seq, h: h, from: "an anchor of the " + string(a.Source), anchor: &a})
-		case a.Source == JournalLine:
-			v.warn(fmt.Sprintf("the journal has an anchor of stream %s, which is not there", a.Stream))
-		default:
-			v.problem(Problem{Stream: a.Stream, What: fmt.Sprintf("is missing; the %s has an anchor of its record %d", a.Source, a.Seq)})
-		}
 	}
 }
 
@@ -374,7 +359,7 @@ func (v *verifier) judge() {
 	r.Problems = unique(r.Problems)
 	slices.Sort(r.Warnings)
 	r.Warnings = slices.Compact(r.Warnings)
-	torn, open := false, len(r.Streams) == 0 || v.unchecked
+	torn, open := false, len(r.Streams) == 0 || r.LeftOut || r.Unvouched || r.Unchecked > 0
 	for _, s := range r.Streams {
 		torn = torn || s.Torn
 		open = open || s.Unproven > 0 || s.GivenUp > 0 || !(s.Sealed || s.Live)

@@ -98,3 +98,7 @@ func (c *Command) Wait() (code int, err error) {
 
 // hideMemory has nothing to offer beyond the limit on core files.
 func hideMemory() error { return nil }
+
+// Childless does not know: only Linux gives a launcher what its command leaves
+// behind.
+func Childless() bool { return false }

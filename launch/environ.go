@@ -4,6 +4,7 @@ import (
 	"maps"
 	"net/url"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 )
@@ -64,6 +65,37 @@ var caVariables = []string{"NODE_EXTRA_CA_CERTS", "DENO_CERT"}
 // dropped never reach the command: an inherited socks proxy breaks clients,
 // and the others lead to the vault or belong to the gateway's own start.
 var dropped = []string{"ALL_PROXY", "all_proxy", "STANDIN_PASSPHRASE_FILE", "STANDIN_ENVIRONMENT_FD", TokenVariable}
+
+// ownVariables are set as well, each in its own way.
+var ownVariables = []string{
+	"NO_PROXY", "no_proxy", "NODE_USE_ENV_PROXY", "NODE_OPTIONS", "JAVA_TOOL_OPTIONS", "GIT_HTTP_PROXY_AUTHMETHOD", "GIT_CONFIG_GLOBAL",
+	"PHP_INI_SCAN_DIR", "WGETRC", "AIOHTTP_TRUST_ENV",
+}
+
+// basicVariables are those without which hardly a program runs.
+var basicVariables = []string{
+	"PATH", "HOME", "USER", "LOGNAME", "SHELL", "PWD", "TMPDIR", "TERM", "LANG", "LC_ALL", "IFS", "LD_PRELOAD", "LD_LIBRARY_PATH", "XDG_RUNTIME_DIR",
+}
+
+// Reserved says why a variable cannot carry a secret, "" if it can: Environ sets
+// or removes it itself, or programs need it for something else.
+func Reserved(name string) string {
+	if runtime.GOOS == "windows" { // where names have no case
+		name = strings.ToUpper(name)
+	}
+	switch {
+	case strings.HasPrefix(name, "STANDIN_"):
+		return "Standin's own variables begin so"
+	case slices.Contains(basicVariables, name):
+		return "programs do not run without their own"
+	}
+	for _, list := range [][]string{proxyVariables, bundleVariables, caVariables, ownVariables, dropped} {
+		if slices.Contains(list, name) {
+			return "Standin sets it itself, to lead programs through the gateway"
+		}
+	}
+	return ""
+}
 
 // environ is an environment by name.
 type environ map[string]string

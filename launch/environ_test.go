@@ -222,3 +222,23 @@ func TestWindowsNamesAndOddEntriesSurvive(t *testing.T) {
 		t.Errorf("got %q", env)
 	}
 }
+
+func TestWhatStandinSetsCannotCarryASecret(t *testing.T) {
+	t.Parallel()
+	env, _ := Environ(EnvConfig{Files: &Files{Dir: t.TempDir()}, ProxyURL: "http://127.0.0.1:1", Session: "s1", ControlSocket: "/c"})
+	for _, entry := range env {
+		if name, _, _ := strings.Cut(entry, "="); Reserved(name) == "" {
+			t.Errorf("%s is set, and could be a secret's", name)
+		}
+	}
+	for _, name := range []string{"PATH", "HOME", "ALL_PROXY", "STANDIN_ANYTHING", "STANDIN_PASSPHRASE_FILE"} {
+		if Reserved(name) == "" {
+			t.Errorf("%s could be a secret's", name)
+		}
+	}
+	for _, name := range []string{"GITHUB_TOKEN", "PGPASSWORD", "MYPATH", "HTTPS_PROXY_PASSWORD", "XSTANDIN_"} {
+		if why := Reserved(name); why != "" {
+			t.Errorf("%s is refused: %s", name, why)
+		}
+	}
+}

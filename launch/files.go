@@ -49,7 +49,7 @@ type GitCredential struct {
 
 // WriteFiles writes the files of a session. They can be read by all, in a
 // directory that only the user can enter.
-func WriteFiles(cfg FilesConfig) (*Files, error) {
+func WriteFiles(cfg FilesConfig) (_ *Files, err error) {
 	if _, err := url.Parse(cfg.ProxyURL); err != nil || cfg.ProxyURL == "" {
 		return nil, errors.New("write session files: proxy URL is malformed")
 	}
@@ -71,7 +71,14 @@ func WriteFiles(cfg FilesConfig) (*Files, error) {
 	}
 	// Mkdir fails on anything that lies there, a planted link among it.
 	for _, dir := range []string{cfg.Dir, filepath.Join(cfg.Dir, phpDir)} {
-		err := os.Mkdir(dir, 0o700)
+		err = os.Mkdir(dir, 0o700)
+		if err == nil && dir == cfg.Dir {
+			defer func() {
+				if err != nil {
+					err = errors.Join(err, os.RemoveAll(cfg.Dir)) // a part of them is of no use
+				}
+			}()
+		}
 		if err == nil {
 			err = os.Chmod(dir, 0o700) // whatever the umask took away
 		}
@@ -108,11 +115,19 @@ func (f *Files) Bundle() string { return f.Path(bundleFile) }
 // Truststore is the same as a key store of Java.
 func (f *Files) Truststore() string { return f.Path(truststoreFile) }
 
-// Touch counts the age of the files from now. It is called when a session
-// ends, so that Prune keeps them for what the command left running.
-func (f *Files) Touch() error {
-	now := time.Now()
-	if err := os.Chtimes(f.Dir, now, now); err != nil {
+// Remove removes the files of a command that did not start.
+func (f *Files) Remove() error {
+	if err := os.RemoveAll(f.Dir); err != nil {
+		return fmt.Errorf("remove session files: %w", err)
+	}
+	return nil
+}
+
+// Touch says that the files are as old as age, from now on. It is called when a
+// session ends, so that Prune keeps them for what the command left running.
+func (f *Files) Touch(age time.Duration) error {
+	then := time.Now().Add(-age)
+	if err := os.Chtimes(f.Dir, then, then); err != nil {
 		return fmt.Errorf("touch session files: %w", err)
 	}
 	return nil

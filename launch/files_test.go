@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"io/fs"
 	"math/big"
 	"net"
@@ -235,7 +236,7 @@ func TestPruneRemovesOldSessionsOnly(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := used.Touch(); err != nil {
+	if err := used.Touch(23 * time.Hour); err != nil {
 		t.Fatal(err)
 	}
 	if err := Prune(parent, 24*time.Hour); err != nil {
@@ -247,6 +248,17 @@ func TestPruneRemovesOldSessionsOnly(t *testing.T) {
 	for _, path := range []string{young.Path(caFile), used.Path(caFile), foreign, filepath.Join(target, preloadFile)} {
 		if _, err := os.Stat(path); err != nil {
 			t.Errorf("%s is gone", path)
+		}
+	}
+	if err := used.Touch(25 * time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(Prune(parent, 24*time.Hour), young.Remove()); err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range []string{used.Dir, young.Dir} {
+		if _, err := os.Stat(dir); err == nil {
+			t.Errorf("%s is still there", dir)
 		}
 	}
 	if err := Prune(filepath.Join(parent, "nowhere"), time.Hour); err != nil {

@@ -1,6 +1,7 @@
 package launch
 
 import (
+	"errors"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -193,4 +194,19 @@ func zombies() (ended []int) {
 		}
 	}
 	return ended
+}
+
+// Childless takes the children of this process that have ended, and says whether
+// there is none left. As this process is the subreaper of its command, nothing
+// that the command started then runs any more. Nobody else may be waiting for a
+// child.
+func Childless() bool {
+	for {
+		pid, err := unix.Wait4(-1, nil, unix.WNOHANG, nil)
+		switch {
+		case errors.Is(err, unix.EINTR), err == nil && pid > 0:
+		default:
+			return errors.Is(err, unix.ECHILD)
+		}
+	}
 }

@@ -99,6 +99,9 @@ func (p *program) auditVerify(cmd *cobra.Command, v *auditVerify) error {
 		if err != nil {
 			return withAuditHint(err)
 		}
+		if len(report.Streams) == 0 {
+			return &hinted{errors.New("verify audit: nothing could be checked: the export is empty"), "look at what there is: standin audit show; and export that"}
+		}
 	} else if report, err = audit.Verify(h.Audit(), o); errors.Is(err, fs.ErrNotExist) && len(o.Anchors) > 0 {
 		return exitError(audit.Tampered, &hinted{errors.New("verify audit: there is no log, and an anchor says that there was one"), "keep what is left as it is; is --home right?"})
 	} else if err != nil {
@@ -256,38 +259,6 @@ func (p *program) printReport(r *audit.Report, export bool) {
 	if r.Code == audit.Whole {
 		fmt.Fprintf(p.out, "whole: every record (%d), in every stream (%d), up to the end\n", r.Records, len(r.Streams))
 	}
-}
-
-// verdict makes the exit code of a report.
-func verdict(r *audit.Report, export bool) error {
-	if fault == "verify" {
-		return nil
-	}
-	switch r.Code {
-	case audit.Whole:
-		return nil
-	case audit.Tampered:
-		first := r.Problems[0]
-		whole := "keep the files as they are, and see \"standin audit recover --help\""
-		for _, s := range r.Streams {
-			if s.Stream == first.Stream && s.Records > 0 {
-				whole = fmt.Sprintf("records 1 to %d are whole; %s", s.Records, whole)
-			}
-		}
-		return exitError(r.Code, &hinted{fmt.Errorf("verify audit: %s", first), whole})
-	case audit.OrderOnly:
-		return exitError(r.Code, &hinted{fmt.Errorf("verify audit: the order of %d records holds, but no MAC was checked", r.Records),
-			"give the recovery key: standin audit verify --recovery-key-file FILE"})
-	case audit.Torn:
-		return exitError(r.Code, &hinted{fmt.Errorf("verify audit: %d records are whole, and a last one is unfinished, as a crash leaves it", r.Records),
-			"see \"standin audit show\" for what came before; nothing that was acted upon is missing if the disk kept its word"})
-	}
-	if export {
-		return exitError(r.Code, &hinted{fmt.Errorf("verify audit: %d records are whole, as far as they go; %d of them are unproven, and whole streams could have been left out of the export", r.Records, r.Unproven),
-			"export everything, and give the receipt of the newest session: standin audit verify --export FILE --receipt FILE"})
-	}
-	return exitError(r.Code, &hinted{fmt.Errorf("verify audit: %d records are whole; %d of them are unproven: they lie after the newest anchor, where the end could have been cut off", r.Records, r.Unproven),
-		"give anchors that were kept elsewhere: standin audit verify --receipt FILE"})
 }
 
 // openInput opens a file to read, or standard input for "-".

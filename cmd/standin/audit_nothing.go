@@ -50,6 +50,9 @@ func (p *program) explainNothing(dir string, f audit.Filter) {
 		{f.Secret != "", audit.Filter{Secret: f.Secret}, "the secret " + strconv.QuoteToASCII(f.Secret), func() string { return secretsOf(dir) }},
 		{f.Session != "", audit.Filter{Session: f.Session}, "the session " + strconv.QuoteToASCII(f.Session), func() string { return "see standin audit show --summary" }},
 		{f.Host != "", audit.Filter{Host: f.Host}, "the host " + strconv.QuoteToASCII(f.Host), func() string { return "hosts are written as in the rules, without a port" }},
+		{f.Fingerprint != "", audit.Filter{Fingerprint: f.Fingerprint}, "the value of standard input", func() string {
+			return "only values that this vault's gateways sent or delivered are known, byte for byte"
+		}},
 		{f.PID != 0, audit.Filter{PID: f.PID}, fmt.Sprintf("the process %d", f.PID), nil},
 		{f.Exe != "", audit.Filter{Exe: f.Exe}, "the process " + strconv.QuoteToASCII(f.Exe), func() string { return "its executable's whole path, or the last part of it" }},
 	} {

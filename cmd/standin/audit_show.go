@@ -2,16 +2,11 @@ package main
 
 import (
 	"bytes"
-	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"path"
-	"slices"
 	"strconv"
-	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -65,11 +60,8 @@ func (p *program) auditShow(cmd *cobra.Command, s *auditShow) error {
 		return err
 	}
 	now := time.Now()
-	if s.filter.Since, err = parseWhen(s.since, now); err != nil {
-		return usageError("--since: %w", err)
-	}
-	if s.filter.Until, err = parseWhen(s.until, now); err != nil {
-		return usageError("--until: %w", err)
+	if s.filter.Since, s.filter.Until, err = parseStretch(s.since, s.until, now); err != nil {
+		return err
 	}
 	if s.process != "" {
 		if s.filter.PID != 0 || s.filter.Exe != "" {
@@ -102,7 +94,9 @@ func (p *program) auditShow(cmd *cobra.Command, s *auditShow) error {
 	default:
 		t := newAuditTable(p.out)
 		err = audit.Query(h.Audit(), s.filter, counting(t.add))
-		t.flush()
+		if !errors.Is(err, fs.ErrNotExist) {
+			t.flush()
+		}
 	}
 	if !found && err == nil {
 		p.explainNothing(h.Audit(), s.filter)
@@ -147,6 +141,20 @@ func (p *program) fingerprintOfInput(cmd *cobra.Command, h home) (string, error)
 	return audit.Fingerprint(store.Key(auditKey), value), nil
 }
 
+// parseStretch reads --since and --until.
+func parseStretch(since, until string, now time.Time) (from, to time.Time, err error) {
+	if from, err = parseWhen(since, now); err != nil {
+		return from, to, usageError("--since: %w", err)
+	}
+	if to, err = parseWhen(until, now); err != nil {
+		return from, to, usageError("--until: %w", err)
+	}
+	if !from.IsZero() && !to.IsZero() && from.After(to) {
+		return from, to, usageError("--since %s is later than --until %s: nothing lies between them", since, until)
+	}
+	return from, to, nil
+}
+
 // parseWhen reads a time as people write it; "" is no time.
 func parseWhen(text string, now time.Time) (time.Time, error) {
 	if text == "" {
@@ -167,140 +175,4 @@ func parseWhen(text string, now time.Time) (time.Time, error) {
 		}
 	}
 	return time.Time{}, fmt.Errorf("%q is no time: write 14:00, 2h, 2006-01-02 or RFC 3339", text)
-}
-
-// An auditUse is what --summary says of one secret in one session.
-type auditUse struct {
-	Session string    `json:"session"`
-	Profile string    `json:"profile,omitempty"`
-	Secret  string    `json:"secret"`
-	Granted time.Time `json:"granted,omitzero"`
-	First   time.Time `json:"first_use,omitzero"`
-	Last    time.Time `json:"last_use,omitzero"`
-	Uses    int       `json:"uses"`
-	Hosts   []string  `json:"hosts"`
-	Exes    []string  `json:"executables"`
-	Refused int       `json:"refused"` // of the session, whatever the secret
-	Ended   string    `json:"ended"`
-}
-
-// auditSummary collects uses by session and secret.
-type auditSummary struct {
-	secret  string
-	uses    map[[2]string]*auditUse
-	order   []*auditUse
-	ended   map[string]string
-	refused map[string]int
-}
-
-func (p *program) showSummary(dir string, s *auditShow) (found bool, err error) {
-	sum := &auditSummary{secret: s.filter.Secret, uses: map[[2]string]*auditUse{}, ended: map[string]string{}, refused: map[string]int{}}
-	f := s.filter
-	f.Types = []string{audit.TypeGrant, audit.TypeSubstitute, audit.TypeDeliver, audit.TypeDeny, audit.TypeMisplaced}
-	f.Secret = "" // a refusal counts for the session, whatever it was about
-	err = audit.Query(dir, f, sum.add)
-	// How a session ended stands in records that name neither secret, host nor outcome, and may be later.
-	ends := audit.Filter{Session: f.Session, Since: f.Since, Types: []string{audit.TypeRevoke, audit.TypeClose}}
-	if len(sum.order) > 0 {
-		err = errors.Join(err, audit.Query(dir, ends, sum.end))
-	}
-	for _, u := range sum.order {
-		u.Refused = sum.refused[u.Session]
-		if u.Ended = sum.ended[u.Session]; u.Ended == "" {
-			u.Ended = "open, or ended without a record"
-		}
-	}
-	slices.SortStableFunc(sum.order, func(a, b *auditUse) int { return cmp.Compare(b.Last.UnixNano(), a.Last.UnixNano()) })
-	if s.json {
-		if sum.order == nil {
-			sum.order = []*auditUse{}
-		}
-		return len(sum.order) > 0, errors.Join(printJSON(p.out, sum.order), err)
-	}
-	t := tabwriter.NewWriter(p.out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "SESSION\tSECRET\tUSES\tFIRST\tLAST\tHOSTS\tBY\tREFUSED\tENDED")
-	for _, u := range sum.order {
-		fmt.Fprintf(t, "%s\t%s\t%d\t%s\t%s\t%s\t%s\t%d\t%s\n", shown(u.Session), shown(u.Secret), u.Uses, shownTime(u.First), shownTime(u.Last),
-			shown(strings.Join(u.Hosts, ",")), shown(strings.Join(u.Exes, ",")), u.Refused, shown(u.Ended))
-	}
-	return len(sum.order) > 0, errors.Join(t.Flush(), err)
-}
-
-// end notes how a session ended.
-func (s *auditSummary) end(e *audit.Entry) error {
-	switch e.Type {
-	case audit.TypeClose:
-		s.ended[e.Session] = "closed " + shownTime(e.Time)
-		if e.Reason != "" {
-			s.ended[e.Session] += ": " + e.Reason
-		}
-	case audit.TypeRevoke:
-		if s.ended[e.Session] == "" {
-			s.ended[e.Session] = "revoked " + shownTime(e.Time)
-		}
-	}
-	return nil
-}
-
-// add counts an entry.
-func (s *auditSummary) add(e *audit.Entry) error {
-	switch e.Type {
-	case audit.TypeDeny, audit.TypeMisplaced:
-		s.refused[e.Session] += max(1, e.Count)
-	case audit.TypeGrant:
-		for _, name := range e.Secrets {
-			if u := s.use(e, name); u != nil && u.Granted.IsZero() {
-				u.Granted = e.Time
-			}
-		}
-	case audit.TypeSubstitute, audit.TypeDeliver:
-		for _, used := range e.Uses {
-			s.count(e, used.Secret, max(1, used.Count))
-		}
-		if len(e.Uses) == 0 {
-			for _, name := range e.Secrets {
-				s.count(e, name, 1)
-			}
-		}
-	}
-	return nil
-}
-
-func (s *auditSummary) count(e *audit.Entry, secret string, n int) {
-	u := s.use(e, secret)
-	if u == nil {
-		return
-	}
-	if u.First.IsZero() {
-		u.First = e.Time
-	}
-	u.Last = e.Time
-	u.Uses += n
-	u.Hosts = addName(u.Hosts, e.Host)
-	u.Exes = addName(u.Exes, path.Base(e.Process.Exe))
-}
-
-func (s *auditSummary) use(e *audit.Entry, secret string) *auditUse {
-	if s.secret != "" && secret != s.secret {
-		return nil
-	}
-	key := [2]string{e.Session, secret}
-	u := s.uses[key]
-	if u == nil {
-		u = &auditUse{Session: e.Session, Profile: e.Profile, Secret: secret, Hosts: []string{}, Exes: []string{}}
-		s.uses[key] = u
-		s.order = append(s.order, u)
-	}
-	return u
-}
-
-// addName adds a name once, and at most a handful: hosts may be many.
-func addName(names []string, name string) []string {
-	if name == "" || name == "." || len(names) > 8 || slices.Contains(names, name) {
-		return names
-	}
-	if len(names) == 8 {
-		name = "…"
-	}
-	return append(names, name)
 }

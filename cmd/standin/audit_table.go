@@ -4,17 +4,18 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
 	"unicode"
+	"unicode/utf8"
 
 	"standin/audit"
 )
 
 // auditTable prints entries as rows. A substitution waits for its result, so that both are one row.
 type auditTable struct {
-	out     *tabwriter.Writer
+	out     *columns
 	rows    []*auditRow
 	waiting map[string]*auditRow
 	printed int
@@ -32,8 +33,8 @@ const (
 )
 
 func newAuditTable(out io.Writer) *auditTable {
-	t := &auditTable{out: tabwriter.NewWriter(out, 0, 0, 2, ' ', 0), waiting: map[string]*auditRow{}}
-	fmt.Fprintln(t.out, "TIME\tSESSION\tPROCESS\tWHAT\tWHERE\tOUTCOME")
+	t := &auditTable{out: &columns{out: out}, waiting: map[string]*auditRow{}}
+	t.out.add("TIME", "SESSION", "PROCESS", "WHAT", "WHERE", "OUTCOME")
 	return t
 }
 
@@ -65,12 +66,10 @@ func (t *auditTable) print(one bool) error {
 		}
 		one = false
 		delete(t.waiting, row.key)
-		if _, err := fmt.Fprintln(t.out, strings.TrimRight(strings.Join(row.cells[:], "\t"), "\t ")); err != nil {
-			return err
-		}
+		t.out.add(row.cells[:]...)
 		n++
 		if t.printed++; t.printed%tableBlock == 0 {
-			if err := t.out.Flush(); err != nil {
+			if err := t.out.flush(); err != nil {
 				return err
 			}
 		}
@@ -85,7 +84,45 @@ func (t *auditTable) flush() {
 			return
 		}
 	}
-	t.out.Flush()
+	_ = t.out.flush() // what cannot be printed has nobody to be told
+}
+
+// columns are rows that are printed with their cells below one another.
+type columns struct {
+	out    io.Writer
+	rows   [][]string
+	widths []int
+}
+
+// maxPadding is the widest that a column is made for the sake of one cell, in
+// characters. A longer cell stays whole, and only its own row goes out of line.
+const maxPadding = 40
+
+func (c *columns) add(cells ...string) { c.rows = append(c.rows, slices.Clone(cells)) }
+
+// flush prints the rows that were added. What comes later is never narrower.
+func (c *columns) flush() error {
+	for _, row := range c.rows {
+		for i, cell := range row {
+			if i == len(c.widths) {
+				c.widths = append(c.widths, 0)
+			}
+			c.widths[i] = max(c.widths[i], min(utf8.RuneCountInString(cell), maxPadding))
+		}
+	}
+	var b strings.Builder
+	for _, row := range c.rows {
+		for i, cell := range row {
+			b.WriteString(cell)
+			if i < len(row)-1 {
+				b.WriteString(strings.Repeat(" ", 2+max(0, c.widths[i]-utf8.RuneCountInString(cell))))
+			}
+		}
+		b.WriteByte('\n')
+	}
+	c.rows = nil
+	_, err := io.WriteString(c.out, b.String())
+	return err
 }
 
 func processOf(e *audit.Entry) string {

@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -58,7 +60,7 @@ func (p *program) auditTail(dir string, n int, follow, asJSON bool) error {
 			return err
 		}
 	}
-	if !asJSON {
+	if !asJSON && (follow || !errors.Is(err, fs.ErrNotExist)) {
 		t.flush()
 	}
 	if !follow {
@@ -124,23 +126,11 @@ check them without the rest: standin audit verify --export FILE.`,
 			if err != nil {
 				return err
 			}
-			now := time.Now()
-			from, err := parseWhen(since, now)
+			from, to, err := parseStretch(since, until, time.Now())
 			if err != nil {
-				return usageError("--since: %w", err)
+				return err
 			}
-			to, err := parseWhen(until, now)
-			if err != nil {
-				return usageError("--until: %w", err)
-			}
-			if out == "" {
-				return withAuditHint(audit.Export(h.Audit(), stream, from, to, p.out))
-			}
-			f, err := os.OpenFile(out, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-			if err != nil {
-				return fmt.Errorf("export audit: %w", err)
-			}
-			return withAuditHint(errors.Join(audit.Export(h.Audit(), stream, from, to, f), f.Sync(), f.Close()))
+			return p.auditExport(h.Audit(), stream, out, from, to)
 		},
 	}
 	cmd.Flags().StringVar(&since, "since", "", "from `TIME` on, as in \"standin audit show\"")
@@ -148,6 +138,37 @@ check them without the rest: standin audit verify --export FILE.`,
 	cmd.Flags().StringVar(&stream, "stream", "", "only the stream `ID`")
 	cmd.Flags().StringVarP(&out, "out", "o", "", "write to `FILE`, which must not exist, instead of standard output")
 	return cmd
+}
+
+// auditExport writes a stretch of the log to a file, or to standard output.
+func (p *program) auditExport(dir, stream, out string, from, to time.Time) (err error) {
+	written := &countingWriter{to: p.out}
+	if out == "" {
+		err = audit.Export(dir, stream, from, to, written)
+	} else {
+		f, opened := os.OpenFile(out, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+		if opened != nil {
+			return fmt.Errorf("export audit: %w", opened)
+		}
+		written.to = f
+		err = errors.Join(audit.Export(dir, stream, from, to, written), f.Sync(), f.Close())
+	}
+	if err == nil && written.n == 0 {
+		fmt.Fprintln(p.err, "standin: hint: nothing was exported: no record lies there; see \"standin audit show\"")
+	}
+	return withAuditHint(err)
+}
+
+// countingWriter counts what passes through it, in bytes.
+type countingWriter struct {
+	to io.Writer
+	n  int64
+}
+
+func (w *countingWriter) Write(b []byte) (int, error) {
+	n, err := w.to.Write(b)
+	w.n += int64(n)
+	return n, err
 }
 
 func newAuditRecoverCommand(p *program) *cobra.Command {
@@ -178,7 +199,7 @@ is deleted. It refuses while a gateway is running, and it opens the vault.`,
 			if err != nil {
 				return withAuditHint(err)
 			}
-			fmt.Fprintf(p.out, "moved to %s\n", archive)
+			fmt.Fprintf(p.out, "moved to %s\n", filepath.Join(h.Audit(), archive))
 			return nil
 		},
 	}

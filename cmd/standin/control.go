@@ -17,7 +17,6 @@ import (
 
 	"standin/audit"
 	"standin/control"
-	"standin/grant"
 	"standin/vault"
 )
 
@@ -52,7 +51,7 @@ type sessionNotes struct {
 
 // sessionView is a session as the control socket shows it.
 type sessionView struct {
-	grant.Status
+	sessionStatus
 	sessionNotes
 	Tunnels   int    `json:"tunnels"`
 	RulesHash string `json:"rules_hash"`
@@ -235,7 +234,7 @@ func (c *controlServer) revoke(w http.ResponseWriter, r *http.Request) {
 	if l := c.find(w, r); l != nil {
 		l.session.Revoke("revoked")
 		l.client.Cut()
-		answerJSON(w, l.session.Status())
+		answerJSON(w, l.status())
 	}
 }
 
@@ -251,10 +250,10 @@ func (c *controlServer) narrow(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, `{"error":"malformed body"}`, http.StatusBadRequest)
 		return
 	}
-	l.session.Narrow(keep.Secrets)
+	l.narrow(keep.Secrets)
 	for _, h := range c.all() {
 		if h.outer == l {
-			h.session.Narrow(keep.Secrets)
+			h.narrow(keep.Secrets)
 		}
 	}
 	rec := l.record("revoke")
@@ -262,7 +261,7 @@ func (c *controlServer) narrow(w http.ResponseWriter, r *http.Request) {
 	if err := c.g.record.Note(rec); err != nil {
 		c.g.log.Warn("record lost")
 	}
-	answerJSON(w, l.session.Status())
+	answerJSON(w, l.status())
 }
 
 func answerJSON(w http.ResponseWriter, v any) {

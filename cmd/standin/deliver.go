@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"standin/audit"
 	"standin/rules"
 	"standin/vault"
 )
@@ -23,10 +24,14 @@ func (l *live) deliver(secret *rules.Secret, delivered map[string]string) (strin
 		return "", err
 	}
 	rec := l.record("deliver")
+	use := audit.Use{Secret: secret.Name, Fingerprint: l.g.record.Fingerprint(value.Reveal())}
+	use.Version = l.versionOf(ctx, secret, use.Fingerprint)
+	rec.Uses = []audit.Use{use}
 	rec.Secrets, rec.Variables, rec.Reason = []string{secret.Name}, secret.Env, secret.Deliver.String()
 	if err := l.g.record.Append(ctx, rec); err != nil {
 		return "", err
 	}
+	l.handedOut(secret.Name)
 	delivered[l.placeholders[secret.Name]] = string(value.Reveal())
 	if secret.Deliver == rules.Env {
 		return string(value.Reveal()), nil
@@ -39,6 +44,16 @@ func (l *live) deliver(secret *rules.Secret, delivered map[string]string) (strin
 		return "", fmt.Errorf("deliver secret %q: %w", secret.Name, err)
 	}
 	return path, nil
+}
+
+// versionOf is the version that its source gives the value with this fingerprint,
+// or "" if it has another one by now.
+func (l *live) versionOf(ctx context.Context, secret *rules.Secret, fingerprint string) string {
+	now, err := l.resolver.Resolve(ctx, secret.Source, secret.MinLength)
+	if err != nil || l.g.record.Fingerprint(now.Secret.Reveal()) != fingerprint {
+		return ""
+	}
+	return now.Version
 }
 
 // deliveries is the folder of the values that this session hands out as files.

@@ -243,11 +243,14 @@ func (p *program) envGateway(cmd *cobra.Command, f *runFlags, bound string) erro
 	}
 	if err != nil {
 		_, closed := s.end("command did not start")
+		if files != nil {
+			closed = errors.Join(closed, files.Remove())
+		}
 		return errors.Join(err, closed)
 	}
 	awaitEnd(ended.Done())
 	_, err = s.end(reasonShell)
-	return errors.Join(err, files.Touch())
+	return errors.Join(err, files.Touch(0)) // what the shell left running is not below this process
 }
 
 // errNoRoomForShells says that a shell which runs already cannot be put elsewhere.

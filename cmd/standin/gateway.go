@@ -181,6 +181,10 @@ type live struct {
 	token        string
 	process      atomic.Pointer[audit.Process] // the command, once it runs
 	watched      chan struct{}                 // closed when the end of the grants is on record
+	resolver     *vault.Resolver               // of the edition that it was opened under
+
+	handing sync.Mutex
+	handed  map[string]*granted // what the command gets itself
 }
 
 // sessionConfig is what a session is opened with.
@@ -215,7 +219,8 @@ func (g *gateway) open(ctx context.Context, cfg sessionConfig) (*live, error) {
 		return nil, err
 	}
 	l := &live{g: g, placeholders: e.placeholders, session: s, client: client, authority: authority, token: strings.ToLower(rand.Text() + rand.Text()),
-		watched: make(chan struct{})}
+		watched: make(chan struct{}), resolver: e.resolver}
+	l.grantDeliveries()
 	rec := l.record("open")
 	rec.Command, rec.RulesHash = cfg.command, e.policy.Hash
 	if err := g.record.Append(ctx, rec); err != nil {

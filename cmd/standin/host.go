@@ -182,7 +182,7 @@ func (h *hosted) over() bool {
 
 // view is the session as the control socket shows it.
 func (h *hosted) view() sessionView {
-	return sessionView{Status: h.session.Status(), sessionNotes: h.decided(), Tunnels: h.client.Tunnels(),
+	return sessionView{sessionStatus: h.status(), sessionNotes: h.decided(), Tunnels: h.client.Tunnels(),
 		RulesHash: h.session.Policy.Hash, Extends: h.session.Profile.Extends}
 }
 

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"runtime"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -33,7 +35,10 @@ func holdIdentity(id string, identity []byte, life time.Duration) error {
 	if usual, err := unix.KeyctlGetKeyringID(unix.KEY_SPEC_USER_SESSION_KEYRING, false); err == nil && usual != session {
 		ring = unix.KEY_SPEC_SESSION_KEYRING
 	}
-	key, err := unix.AddKey(keyType, keyName(id), identity, ring)
+	// The kernel tells nobody when it will drop a key.
+	text := strconv.AppendInt(append(bytes.Clone(identity), 0), time.Now().Add(life).Unix(), 10)
+	defer clear(text)
+	key, err := unix.AddKey(keyType, keyName(id), text, ring)
 	if err != nil {
 		return fmt.Errorf("%w: %w", errNoKernelKeyring, err)
 	}
@@ -46,6 +51,24 @@ func holdIdentity(id string, identity []byte, life time.Duration) error {
 
 // heldIdentity is the identity that is held, or nil.
 func heldIdentity(id string) []byte {
+	identity, _, _ := bytes.Cut(heldText(id), []byte{0})
+	return identity
+}
+
+// heldUntil is when the kernel drops the identity that is held; zero: it is not
+// known.
+func heldUntil(id string) time.Time {
+	text := heldText(id)
+	defer clear(text)
+	_, until, _ := bytes.Cut(text, []byte{0})
+	seconds, err := strconv.ParseInt(string(until), 10, 64)
+	if err != nil {
+		return time.Time{}
+	}
+	return time.Unix(seconds, 0)
+}
+
+func heldText(id string) []byte {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	for _, ring := range rings {

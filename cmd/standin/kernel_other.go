@@ -8,4 +8,6 @@ func holdIdentity(string, []byte, time.Duration) error { return errNoKernelKeyri
 
 func heldIdentity(string) []byte { return nil }
 
+func heldUntil(string) time.Time { return time.Time{} }
+
 func dropIdentity(string) bool { return false }

@@ -4,7 +4,6 @@ import (
 	"slices"
 	"time"
 
-	"standin/grant"
 	"standin/rules"
 )
 
@@ -62,7 +61,7 @@ func within(outer sessionView, profile *rules.Profile, rulesHash string) error {
 		return refuse("isolation %q is less than its %q", profile.Isolation, outer.Isolation)
 	}
 	for _, name := range profile.Secrets {
-		i := slices.IndexFunc(outer.Grants, func(g grant.GrantStatus) bool { return g.Secret == name })
+		i := slices.IndexFunc(outer.Grants, func(g granted) bool { return g.Secret == name && !g.Narrowed })
 		if i < 0 {
 			return refuse("it has no grant of secret %q", name)
 		}

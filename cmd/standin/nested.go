@@ -65,9 +65,11 @@ func (r *running) follow(ctx context.Context, l *live) {
 		}
 		var left []string
 		for _, g := range views[i].Grants {
-			left = append(left, g.Secret)
+			if !g.Narrowed {
+				left = append(left, g.Secret)
+			}
 		}
-		l.session.Narrow(left)
+		l.narrow(left)
 	}
 }
 

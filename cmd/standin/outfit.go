@@ -1,10 +1,12 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"standin/grant/scrub"
 	"standin/launch"
@@ -99,6 +101,9 @@ type dressing struct {
 func (o *outfit) dress(d dressing) (files *launch.Files, env, removed []string, err error) {
 	files, err = launch.WriteFiles(launch.FilesConfig{Dir: filepath.Join(d.home.Run(), o.Session), RootPEM: o.RootPEM, Environ: d.environ,
 		ProxyURL: o.ProxyURL, Hosts: o.Hosts, GitHosts: o.Git})
+	if errors.Is(err, syscall.ENOSPC) {
+		err = &hinted{err, "free space where the files of sessions are: df -h " + shellWord(d.home.Run())}
+	}
 	if err != nil {
 		return nil, nil, nil, err
 	}

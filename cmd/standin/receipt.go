@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"standin/audit"
-	"standin/grant"
 	"standin/vault"
 )
 
@@ -14,7 +13,7 @@ import (
 // log: kept elsewhere, it proves that the log reached at least so far.
 type receipt struct {
 	Version int `json:"version"`
-	grant.Status
+	sessionStatus
 	sessionNotes
 	Closed    time.Time    `json:"closed"`
 	ExitCode  int          `json:"exit_code"`
@@ -25,7 +24,7 @@ type receipt struct {
 
 // receipt is that of a session which has ended.
 func (h *hosted) receipt() *receipt {
-	return &receipt{Version: 1, Status: h.session.Status(), sessionNotes: h.decided(), Closed: time.Now(),
+	return &receipt{Version: 1, sessionStatus: h.status(), sessionNotes: h.decided(), Closed: time.Now(),
 		RulesPath: h.session.Policy.Path, RulesHash: h.session.Policy.Hash, Anchor: h.g.record.Anchor()}
 }
 

@@ -3,8 +3,6 @@ package main
 import (
 	"context"
 	"log/slog"
-
-	"standin/rules"
 )
 
 // reload reads the rules again. What they no longer allow is taken from every
@@ -12,7 +10,7 @@ import (
 // only once they are trusted. Rules that cannot be read change nothing.
 func (s *serving) reload() {
 	now := s.g.edition()
-	file, err := rules.Load(now.policy.Path)
+	file, err := readRules(now.policy.Path)
 	if err != nil {
 		s.g.log.Warn("rules are not taken", slog.Any("cause", err), slog.String("hint", hint(err)))
 		return

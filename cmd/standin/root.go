@@ -157,6 +157,12 @@ func (p *program) report(err error) int {
 	if errors.Is(err, errQuiet) {
 		return code
 	}
+	if faults := rulesFaults(err); len(faults) > 1 { // each with its own fix
+		for _, f := range faults {
+			p.report(f)
+		}
+		return code
+	}
 	fmt.Fprintf(p.err, "standin: error: %s\n", harmless(err.Error()))
 	if h := hint(err); h != "" {
 		fmt.Fprintf(p.err, "standin: hint: %s\n", harmless(h))

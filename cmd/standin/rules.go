@@ -111,7 +111,7 @@ func newRulesCheck(p *program) *cobra.Command {
 	return cmd
 }
 
-// tellFaults prints each fault of a file with its own fix.
+// tellFaults prints the faults of a file as JSON, or leaves them to report.
 func (p *program) tellFaults(err error, asJSON bool) error {
 	faults := rulesFaults(err)
 	if asJSON {
@@ -128,16 +128,7 @@ func (p *program) tellFaults(err error, asJSON bool) error {
 		}
 		return exitError(1, nil)
 	}
-	if len(faults) < 2 {
-		return err
-	}
-	for _, f := range faults {
-		fmt.Fprintf(p.err, "standin: error: %s\n", harmless(f.Error()))
-		if f.Fix != "" {
-			fmt.Fprintf(p.err, "standin: hint: %s\n", harmless(f.Fix))
-		}
-	}
-	return exitError(1, nil)
+	return err
 }
 
 // rulesFaults takes the faults of a rules file out of an error.
@@ -148,11 +139,13 @@ func rulesFaults(err error) (faults []*rules.Error) {
 		}
 		return faults
 	}
-	var fault *rules.Error
-	if errors.As(err, &fault) {
-		faults = append(faults, fault)
+	if fault, ok := err.(*rules.Error); ok {
+		return append(faults, fault)
 	}
-	return faults
+	if wrapped := errors.Unwrap(err); wrapped != nil {
+		return rulesFaults(wrapped)
+	}
+	return nil
 }
 
 func (p *program) tellChecked(pol *rules.Policy, asJSON bool) error {

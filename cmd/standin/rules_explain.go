@@ -117,16 +117,21 @@ func explain(pol *rules.Policy, t rules.Target) *explained {
 	return out
 }
 
+// unservedMethods are those that the wire answers with 405 where it reads requests.
+var unservedMethods = []string{"CONNECT", "TRACE", "TRACK"}
+
 // effect says in one sentence what would happen.
 func effect(pol *rules.Policy, x rules.Explanation) string {
 	clear := x.Target.Scheme == "http"
 	switch {
+	case (x.Action == rules.Intercept || clear) && slices.Contains(unservedMethods, x.Target.Method):
+		return "refused: such a method is not served, 405 (method_not_allowed)"
+	case clear && x.Action != rules.Intercept && pol.InterceptsName(x.Target.Authority.Host):
+		return "refused: a host that is intercepted for https is never reached in the clear (cleartext_credential)"
 	case x.Action == rules.UnmatchedDeny:
 		return "no rule names the host: refused (unmatched_denied)"
 	case x.Action == rules.Passthrough:
 		return "relayed unopened: no secret can be put in, and none is looked for"
-	case x.Rule == nil && clear && pol.InterceptsName(x.Target.Authority.Host):
-		return "refused: a host that is intercepted for https is never reached in the clear"
 	case x.Action == rules.UnmatchedPassthrough && clear:
 		return "no rule names the host: forwarded; a placeholder in it is refused (cleartext_credential)"
 	case x.Action == rules.UnmatchedPassthrough:

@@ -24,6 +24,10 @@ const exitOwn = 125
 // command left behind.
 const filesAge = 7 * 24 * time.Hour
 
+// aloneAge is how long they outlive it where nothing of the command runs any
+// more: somebody may still look at them, or use the environment once more.
+const aloneAge = time.Hour
+
 // runFlags are the flags of run.
 type runFlags struct {
 	rules, profile, isolation, envFile, receipt, log, upstreamProxy, upstreamCA, gateway, tokenFile string
@@ -60,7 +64,7 @@ func sessionFlags(cmd *cobra.Command, f *runFlags) {
 	flags.StringVar(&f.rules, "rules", "", "the rules `FILE` (else standin.yaml here or above, else that of the home)")
 	flags.StringVar(&f.profile, "profile", "", "the profile `NAME` of the rules file")
 	flags.StringArrayVar(&f.secrets, "secret", nil, "grant only the secret `NAME` of the profile (repeatable)")
-	flags.DurationVar(&f.ttl, "ttl", 0, "end the grants after this `TIME`, at most the profile's")
+	flags.Var((*ttlFlag)(&f.ttl), "ttl", "end the grants after this `TIME`, at most the profile's")
 	flags.StringVar(&f.isolation, "isolation", "", "how surely a connection is tied to the command: `LEVEL` session, tree or netns (else the best of the first two)")
 	flags.StringVar(&f.envFile, "env-file", "", "set the variables of a dotenv `FILE`; NAME=secret:X becomes X's placeholder")
 	flags.StringVar(&f.log, "log", "", "write the log to `FILE` instead of standin.log of the home")
@@ -100,13 +104,24 @@ func (p *program) run(cmd *cobra.Command, f *runFlags, argv []string) error {
 	if err == nil {
 		code, err = r.serve()
 	}
-	if err = errors.Join(err, r.room.close()); err != nil {
+	if err = errors.Join(err, r.room.close(), r.leaveFiles()); err != nil {
 		return own(err)
 	}
 	if code != 0 {
 		return exitError(code, nil)
 	}
 	return nil
+}
+
+// leaveFiles lets the files of a session grow old, when all of it has ended.
+func (r *running) leaveFiles() error {
+	switch {
+	case r.files == nil:
+		return nil
+	case launch.Childless():
+		return r.files.Touch(filesAge - aloneAge)
+	}
+	return r.files.Touch(0)
 }
 
 // running is one run.
@@ -126,6 +141,7 @@ type running struct {
 	room    *room             // of the command, under "netns"
 	outside *liveSession      // the session that this one is a part of, or nil
 	by      proofs            // at a serving gateway
+	files   *launch.Files     // of a command that was started
 	shell   processID         // that the session is bound to, instead of to a command
 }
 
@@ -136,6 +152,9 @@ func (r *running) prepare() error {
 		return err
 	}
 	if r.f.receipt != "" {
+		if info, err := os.Stat(r.f.receipt); err == nil && info.IsDir() {
+			return &hinted{fmt.Errorf("write receipt %q: it is a folder", r.f.receipt), "name a file in it: --receipt " + shellWord(filepath.Join(r.f.receipt, "receipt.json"))}
+		}
 		if info, err := os.Stat(filepath.Dir(r.f.receipt)); err != nil || !info.IsDir() {
 			return fmt.Errorf("write receipt %q: there is no such folder", r.f.receipt)
 		}
@@ -216,7 +235,30 @@ func (p *program) loadRules(h home, named string) (*rules.Policy, error) {
 	if err != nil {
 		return nil, err
 	}
-	return rules.Load(path)
+	return readRules(path)
+}
+
+// readRules reads a rules file, and refuses variables that cannot carry what the
+// file puts into them.
+func readRules(path string) (*rules.Policy, error) {
+	policy, err := rules.Load(path)
+	if err != nil {
+		return nil, err
+	}
+	var faults []error
+	for _, name := range secretNames(policy) {
+		secret := policy.Secrets[name]
+		for _, variable := range secret.Env {
+			if why := launch.Reserved(variable); why != "" {
+				faults = append(faults, &rules.Error{File: path, Line: secret.Line,
+					Msg: fmt.Sprintf("secret %q: env: %s cannot carry it: %s", name, variable, why), Fix: "take another name of your own, such as MY_TOKEN"})
+			}
+		}
+	}
+	if len(faults) > 0 {
+		return nil, errors.Join(faults...)
+	}
+	return policy, nil
 }
 
 // session is the session of a run, at a gateway of its own or at a serving one.
@@ -257,7 +299,7 @@ func (r *running) serve() (int, error) {
 }
 
 // command starts the command in its environment and waits for it.
-func (r *running) command(s session) (int, error) {
+func (r *running) command(s session) (code int, err error) {
 	o, err := s.outfit(r.p.env)
 	if err != nil {
 		return 0, err
@@ -266,6 +308,11 @@ func (r *running) command(s session) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	defer func() {
+		if r.files == nil {
+			err = errors.Join(err, files.Remove())
+		}
+	}()
 	spec := launch.Spec{Argv: r.argv, Env: env, TimerSlack: r.p.slack, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}
 	if own, ok := s.(*ownSession); ok && r.room != nil {
 		if err := r.furnish(own.hosted, files); err != nil {
@@ -283,12 +330,11 @@ func (r *running) command(s session) (int, error) {
 		masks.close()
 		return 0, startError(err)
 	}
+	r.files = files
 	told := s.started(child, removed)
-	code, err := child.Wait()
+	code, err = child.Wait()
 	masks.close()
-	// What the command left behind may still need its files; their age counts
-	// from here.
-	return code, errors.Join(told, err, files.Touch())
+	return code, errors.Join(told, err)
 }
 
 // startError gives a command that cannot start its exit code.

@@ -93,7 +93,7 @@ func (p *program) sessionList(cmd *cobra.Command) error {
 	for _, s := range all {
 		var names []string
 		for _, g := range s.Grants {
-			names = append(names, g.Secret)
+			names = append(names, g.how())
 		}
 		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\n", s.ID, s.Profile, s.Isolation, harmless(s.Command), s.PID, strings.Join(names, ","), s.Expires.Format(time.DateTime), s.state())
 	}
@@ -114,6 +114,14 @@ func (p *program) sessionShow(cmd *cobra.Command, id string) error {
 		left := "no limit"
 		if g.Left >= 0 {
 			left = fmt.Sprint(g.Left)
+		}
+		if g.Delivered != "" {
+			handed := "handed to the command by " + g.Delivered
+			if g.Narrowed {
+				handed += "; taken back, but what it was handed it keeps"
+			}
+			fmt.Fprintf(p.out, "grant      %s: %s\n", g.Secret, handed)
+			continue
 		}
 		fmt.Fprintf(p.out, "grant      %s: used %d, left %s, misplaced %d\n", g.Secret, g.Used, left, g.Misplaced)
 	}

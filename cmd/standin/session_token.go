@@ -51,7 +51,7 @@ its session end when --ttl, counted from now, is over.`,
 	flags.StringVar(&gateway, "gateway", "", "the `SOCKET` of the gateway (else that of this home)")
 	flags.StringVar(&a.Profile, "profile", "", "the profile `NAME` of the gateway's rules")
 	flags.StringArrayVar(&a.Secrets, "secret", nil, "grant only the secret `NAME` of the profile (repeatable)")
-	flags.DurationVar(&a.TTL, "ttl", 0, "end the grants after this `TIME`, counted from now, at most the profile's")
+	flags.Var((*ttlFlag)(&a.TTL), "ttl", "end the grants after this `TIME`, counted from now, at most the profile's")
 	flags.Bool("json", false, "print JSON")
 	passphraseFlag(cmd)
 	return cmd

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	"standin/rules"
+	"standin/rules/catalog"
 )
 
 const trustedRules = `version: 1
@@ -57,5 +59,15 @@ func TestEveryChangeOfTheRulesIsShown(t *testing.T) {
 		if slices.Equal(grants(text), before) {
 			t.Errorf("%q for %q is not shown", change[1], change[0])
 		}
+	}
+}
+
+func TestNoServiceOfTheCatalogNeedsAVariableOfOurs(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "standin.yaml")
+	if _, err := initRules(t.Context(), path, catalog.Names()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := readRules(path); err != nil {
+		t.Error(err)
 	}
 }

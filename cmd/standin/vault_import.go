@@ -172,7 +172,7 @@ func (o *vaultImport) tell(p *program, plan []importedPair) error {
 		}
 	}
 	for _, item := range plan { // earlier values of a variable that was taken are secrets, too
-		if names[item.Variable] {
+		if names[item.Variable] && !o.dry {
 			report.Delete = append(report.Delete, item.Line)
 		}
 	}
@@ -210,6 +210,10 @@ func (r *importReport) advise(w io.Writer) error {
 		return err
 	}
 	file := harmless(r.File)
+	if r.DryRun {
+		fmt.Fprintf(w, "\nNothing was imported: leave %s as it is.\n", file)
+		return r.adviseRules(w)
+	}
 	if len(r.Delete) == len(r.Imported)+len(r.Left) {
 		fmt.Fprintf(w, "\nNow delete the file, and its copies in editors and backups:\n\n  rm %s\n", file)
 	} else {
@@ -218,8 +222,13 @@ func (r *importReport) advise(w io.Writer) error {
 			fmt.Fprintf(w, "  line %d\n", line)
 		}
 	}
-	fmt.Fprintf(w, "\nIf it was ever committed or sent, have the credentials reissued and use \"standin vault rotate\".\n"+
-		"For the rules file:\n\nsecrets:\n")
+	fmt.Fprintf(w, "\nIf it was ever committed or sent, have the credentials reissued and use \"standin vault rotate\".\n")
+	return r.adviseRules(w)
+}
+
+// adviseRules says what the rules file is to have.
+func (r *importReport) adviseRules(w io.Writer) error {
+	fmt.Fprintf(w, "For the rules file:\n\nsecrets:\n")
 	keys := make(map[string]bool)
 	for _, item := range r.Imported {
 		key, _, _ := strings.Cut(item.Secret, "/")

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
 	"text/tabwriter"
@@ -19,6 +20,8 @@ type vaultStatus struct {
 	Identity     string     `json:"identity"`
 	IdentityFile string     `json:"identity_file,omitempty"`
 	Opened       bool       `json:"opened"`
+	Unlocked     bool       `json:"unlocked"` // by "vault unlock"
+	Until        *time.Time `json:"unlocked_until,omitempty"`
 	Secrets      *int       `json:"secrets,omitempty"`
 	Writes       uint64     `json:"writes,omitempty"`
 	Seen         uint64     `json:"seen_by_log,omitempty"` // more than Writes: it is an older copy
@@ -32,7 +35,7 @@ func newVaultStatus(p *program) *cobra.Command {
 		Use:   "status",
 		Short: "Say where the vault is, how it is kept, and whether it is sound",
 		Long: `Say where the vault is, how its identity is kept, and whether it is sound. It is
-opened if that needs no question: without --passphrase-file no passphrase is asked.`,
+opened if that needs no question: it is unlocked, or --passphrase-file is given.`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			status, err := p.vaultStatus(cmd)
@@ -61,11 +64,15 @@ func (p *program) vaultStatus(cmd *cobra.Command) (*vaultStatus, error) {
 	}
 	path := filepath.Join(h.Vault(), "vault.age")
 	status := &vaultStatus{Vault: path, Identity: info.Kept, IdentityFile: info.IdentityFile}
-	if info.Kept == "passphrase" && cmd.Flag("passphrase-file").Value.String() == "" && p.getenv("STANDIN_PASSPHRASE_FILE") == "" {
+	open := func() (*vault.Store, error) { return p.openVaultAsItIs(cmd, h) }
+	if info.Kept == "passphrase" && p.passphraseFile(cmd) == "" {
+		open = func() (*vault.Store, error) { return status.openUnlocked(h) }
+	}
+	store, err := open()
+	if errors.Is(err, vault.ErrPassphrase) && p.passphraseFile(cmd) == "" {
 		_, err := vault.ReadPrivate(path) // owner and mode are looked at all the same
 		return status, err
 	}
-	store, err := p.openVaultAsItIs(cmd, h)
 	if err != nil {
 		return nil, err
 	}
@@ -83,12 +90,32 @@ func (p *program) vaultStatus(cmd *cobra.Command) (*vaultStatus, error) {
 	return status, err
 }
 
+// openUnlocked opens a vault if the kernel holds its identity, and asks nobody.
+func (s *vaultStatus) openUnlocked(h home) (*vault.Store, error) {
+	return vault.Open(h.Vault(), vault.Unlock{Held: func(id string) []byte {
+		identity := heldIdentity(id)
+		if s.Unlocked = identity != nil; s.Unlocked {
+			if until := heldUntil(id); !until.IsZero() {
+				s.Until = &until
+			}
+		}
+		return identity
+	}})
+}
+
 func (s *vaultStatus) print(p *program) error {
 	kept := map[string]string{"passphrase": "wrapped by a passphrase", "keyring": "in the keyring of the system",
 		"file": "in " + harmless(s.IdentityFile)}
 	table := tabwriter.NewWriter(p.out, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(table, "vault\t%s\n", harmless(s.Vault))
 	fmt.Fprintf(table, "identity\t%s\n", kept[s.Identity])
+	if s.Unlocked {
+		until := ""
+		if s.Until != nil {
+			until = " until " + s.Until.Local().Format(time.DateTime)
+		}
+		fmt.Fprintf(table, "unlocked\tby \"standin vault unlock\"%s; standin vault lock ends it\n", until)
+	}
 	if !s.Opened {
 		fmt.Fprintf(table, "content\tnot looked at: standin vault status --passphrase-file FILE\n")
 		return table.Flush()
