@@ -316,6 +316,7 @@ func (r *running) open() (session, error) {
 		return nil, errors.Join(err, g.close())
 	}
 	g.logIsolation(h.live, r.lacking)
+	h.launchedBy(self())
 	g.prune()
 	s := &ownSession{r: r, hosted: h}
 	if s.control, err = newControlServer(g, h.session.ID); err != nil {
@@ -323,7 +324,7 @@ func (r *running) open() (session, error) {
 	}
 	s.control.add(h)
 	ctx, s.cancel = context.WithCancel(g.life)
-	s.following.Go(func() { r.follow(ctx, h.live) })
+	s.following.Go(func() { r.follow(ctx, h) })
 	return s, nil
 }
 

@@ -50,18 +50,14 @@ func (p *program) liveSessions(cmd *cobra.Command) ([]liveSession, error) {
 	if err != nil {
 		return nil, err
 	}
-	gateways, err := gatewaysOf(h)
+	gateways, err := survey(h, func(string, int) bool { return false })
 	if err != nil {
 		return nil, err
 	}
 	all := []liveSession{}
-	for _, g := range gateways {
-		var views []sessionView
-		if g.call("GET", "/v1/sessions", "", &views) != nil {
-			continue
-		}
-		for _, v := range views {
-			all = append(all, liveSession{v, g})
+	for _, a := range gateways {
+		for _, v := range a.views {
+			all = append(all, liveSession{v, a.gateway})
 		}
 	}
 	return all, nil
@@ -91,11 +87,7 @@ func (p *program) sessionList(cmd *cobra.Command) error {
 	table := tabwriter.NewWriter(p.out, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(table, "SESSION\tPROFILE\tISOLATION\tCOMMAND\tPID\tSECRETS\tENDS\tSTATE")
 	for _, s := range all {
-		var names []string
-		for _, g := range s.Grants {
-			names = append(names, g.Secret)
-		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\n", s.ID, s.Profile, s.Isolation, harmless(s.Command), s.PID, strings.Join(names, ","), s.Expires.Format(time.DateTime), s.state())
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\n", s.ID, s.Profile, s.Isolation, harmless(s.Command), s.PID, strings.Join(s.granted(), ","), s.Expires.Format(time.DateTime), s.state())
 	}
 	return table.Flush()
 }
