@@ -109,10 +109,11 @@ func (f *Files) Bundle() string { return f.Path(bundleFile) }
 func (f *Files) Truststore() string { return f.Path(truststoreFile) }
 
 // Touch counts the age of the files from now. It is called when a session
-// ends, so that Prune keeps them for what the command left running.
+// ends, so that Prune keeps them for what the command left running. Files that
+// the command has removed are no error.
 func (f *Files) Touch() error {
 	now := time.Now()
-	if err := os.Chtimes(f.Dir, now, now); err != nil {
+	if err := os.Chtimes(f.Dir, now, now); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("touch session files: %w", err)
 	}
 	return nil
