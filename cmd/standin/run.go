@@ -250,10 +250,22 @@ func (r *running) serve() (int, error) {
 	}
 	receipt, ended := s.end(reason)
 	if err = errors.Join(err, ended); r.f.receipt != "" && receipt != nil {
-		receipt.ExitCode = code
+		receipt.ExitCode = exitCode(code, err)
 		err = errors.Join(err, receipt.write(r.f.receipt))
 	}
 	return code, err
+}
+
+// exitCode is what run ends with.
+func exitCode(code int, err error) int {
+	var coded *codedError
+	switch {
+	case errors.As(err, &coded):
+		return coded.code
+	case err != nil:
+		return exitOwn
+	}
+	return code
 }
 
 // command starts the command in its environment and waits for it.
