@@ -216,8 +216,12 @@ func (h *hosted) view() sessionView {
 		RulesHash: h.session.Policy.Hash, Extends: h.session.Profile.Extends, Roots: h.roots()}
 }
 
-// prune removes the files of sessions that ended long ago.
+// prune removes the files of sessions that ended long ago, and what killed gateways
+// left behind.
 func (g *gateway) prune() {
+	if err := g.home.sweep(); err != nil {
+		g.log.Warn("what a killed gateway handed out remains", slog.Any("cause", err))
+	}
 	if err := launch.Prune(g.home.Run(), filesAge); err != nil {
 		g.log.Warn("files of old sessions remain", slog.Any("cause", err))
 	}

@@ -334,6 +334,7 @@ func (v *visit) open(request openingRequest) error {
 		}
 	}
 	defer v.o.desk.forget()
+	v.o.g.prune()
 	h.follow()
 	o, err := h.live.outfit(request.Environ, h.proxyURL())
 	if err != nil {
