@@ -65,6 +65,9 @@ var caVariables = []string{"NODE_EXTRA_CA_CERTS", "DENO_CERT"}
 // and the others lead to the vault or belong to the gateway's own start.
 var dropped = []string{"ALL_PROXY", "all_proxy", "STANDIN_PASSPHRASE_FILE", "STANDIN_ENVIRONMENT_FD", TokenVariable}
 
+// Withheld says that a variable never reaches the command, whoever sets it.
+func Withheld(name string) bool { return slices.Contains(dropped, name) }
+
 // environ is an environment by name.
 type environ map[string]string
 
@@ -103,7 +106,7 @@ func Environ(cfg EnvConfig) (env []string, removed []string) {
 	gitSecret := gitCarries(user)
 	for name, value := range user {
 		inherited := cfg.InheritAll || slices.Contains(cfg.Inherit, name)
-		if slices.Contains(dropped, name) || !inherited && (isCredential(name, value, carriers) || gitSecret && isGitConfig(name)) {
+		if Withheld(name) || !inherited && (isCredential(name, value, carriers) || gitSecret && isGitConfig(name)) {
 			delete(out, name)
 		}
 	}

@@ -336,7 +336,7 @@ func (v *visit) open(request openingRequest) error {
 	defer v.o.desk.forget()
 	v.o.g.prune()
 	h.follow()
-	o, err := h.live.outfit(request.Environ, h.proxyURL())
+	o, err := h.live.outfit(request.Environ, request.Extra, h.proxyURL())
 	if err != nil {
 		return errors.Join(err, h.end("command did not start"))
 	}
