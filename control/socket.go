@@ -32,8 +32,29 @@ func Listen(path string) (net.Listener, error) {
 	}
 	// The listener would remove the file by the short name, which ends here.
 	listener.(*net.UnixListener).SetUnlinkOnClose(false)
-	return &privateListener{listener, path}, os.Chmod(path, 0o600)
+	l := &privateListener{Listener: listener, path: path}
+	if l.made, err = os.Lstat(path); err == nil {
+		err = os.Chmod(path, 0o600)
+	}
+	return l, err
 }
+
+// Sweep removes a socket of this user's on which nobody listens any more: what a
+// killed gateway left behind. Anything else stays.
+func Sweep(path string) error {
+	info, err := os.Lstat(path)
+	if err != nil || time.Since(info.ModTime()) < startOfAll {
+		return nil // it is gone, or its owner may be about to listen
+	}
+	var taken *TakenError
+	if err := vacate(path); err != nil && !errors.As(err, &taken) && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// startOfAll is how long a gateway may take between making a socket and listening.
+const startOfAll = time.Second
 
 // vacate removes a socket on which nobody listens.
 func vacate(path string) error {
@@ -74,14 +95,22 @@ func (e *TakenError) Error() string {
 	return fmt.Sprintf("listen on control socket %q: the file exists, and is no socket that a gateway of yours left behind", e.Path)
 }
 
-// privateListener removes its file when it is closed.
+// privateListener removes its file when it is closed, unless somebody else has
+// removed or replaced it.
 type privateListener struct {
 	net.Listener
 	path string
+	made fs.FileInfo
 }
 
 func (l *privateListener) Close() error {
-	return errors.Join(os.Remove(l.path), l.Listener.Close())
+	var removed error
+	if now, err := os.Lstat(l.path); err == nil && os.SameFile(now, l.made) {
+		if removed = os.Remove(l.path); errors.Is(removed, fs.ErrNotExist) {
+			removed = nil
+		}
+	}
+	return errors.Join(removed, l.Listener.Close())
 }
 
 // Dial connects to a socket.

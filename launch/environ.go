@@ -97,6 +97,9 @@ func Reserved(name string) string {
 	return ""
 }
 
+// Withheld says that a variable never reaches the command, whoever sets it.
+func Withheld(name string) bool { return slices.Contains(dropped, name) }
+
 // environ is an environment by name.
 type environ map[string]string
 
@@ -135,7 +138,7 @@ func Environ(cfg EnvConfig) (env []string, removed []string) {
 	gitSecret := gitCarries(user)
 	for name, value := range user {
 		inherited := cfg.InheritAll || slices.Contains(cfg.Inherit, name)
-		if slices.Contains(dropped, name) || !inherited && (isCredential(name, value, carriers) || gitSecret && isGitConfig(name)) {
+		if Withheld(name) || !inherited && (isCredential(name, value, carriers) || gitSecret && isGitConfig(name)) {
 			delete(out, name)
 		}
 	}

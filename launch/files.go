@@ -124,10 +124,11 @@ func (f *Files) Remove() error {
 }
 
 // Touch says that the files are as old as age, from now on. It is called when a
-// session ends, so that Prune keeps them for what the command left running.
+// session ends, so that Prune keeps them for what the command left running. Files
+// that the command has removed are no error.
 func (f *Files) Touch(age time.Duration) error {
 	then := time.Now().Add(-age)
-	if err := os.Chtimes(f.Dir, then, then); err != nil {
+	if err := os.Chtimes(f.Dir, then, then); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("touch session files: %w", err)
 	}
 	return nil

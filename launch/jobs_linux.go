@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -54,12 +55,52 @@ func (c *Command) handle(number syscall.Signal) {
 // stopped follows the command into a stop, so that the shell sees the job stop
 // and takes the terminal back. Without a terminal nobody would wake the
 // gateway again; there it stays.
+//
+// The key that stopped the command has sent TSTP here, too. It must not be found
+// when the job runs again, in the background: it would be passed on, and stop the
+// command once more. So none is taken from here on, what is on its way is waited
+// for, and all that came before the stop is handled before it.
 func (c *Command) stopped() {
 	if c.terminal == nil || !isStopped(c.pid) {
 		return
 	}
-	c.terminal.remember()
-	_ = unix.Kill(unix.Getpid(), unix.SIGSTOP) // cannot fail for oneself
+	if !signal.Ignored(unix.SIGTSTP) {
+		signal.Ignore(unix.SIGTSTP)
+		defer signal.Notify(c.signals, unix.SIGTSTP)
+	}
+	settle()
+	c.drain()
+	if !isStopped(c.pid) {
+		return // it was woken meanwhile
+	}
+	c.terminal.remember(c.pid)
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	// A signal to this very thread takes effect before the call returns.
+	_ = unix.Tgkill(unix.Getpid(), unix.Gettid(), unix.SIGSTOP) // cannot fail for oneself
+}
+
+// settle returns when every signal that this process has taken is in its channel:
+// so says signal.Stop.
+func settle() {
+	none := make(chan os.Signal, 1)
+	signal.Notify(none, unix.SIGCHLD) // which is taken anyway
+	signal.Stop(none)
+}
+
+// drain handles the signals that came before a stop, less those that the stop has
+// overtaken.
+func (c *Command) drain() {
+	for {
+		select {
+		case got := <-c.signals:
+			if number, ok := got.(syscall.Signal); ok && number != unix.SIGTSTP && number != unix.SIGCONT {
+				c.handle(number)
+			}
+		default:
+			return
+		}
+	}
 }
 
 // resume wakes the command with the gateway. The shell's "fg" woke it already
@@ -117,10 +158,29 @@ func (t *terminal) holder() int {
 // foreground reports whether keys reach this process and the command alike.
 func (t *terminal) foreground() bool { return t != nil && t.holder() == t.own }
 
-func (t *terminal) remember() {
-	if t.held = t.holder(); t.held == t.own {
+// remember notes who holds the terminal, if that is somebody below the command: a
+// shell that runs in there. A shell above has it for itself.
+func (t *terminal) remember(command int) {
+	if t.held = t.holder(); t.held == t.own || !descends(t.held, command) {
 		t.held = 0
 	}
+}
+
+// descends reports whether a process is another, or below it.
+func descends(pid, from int) bool {
+	for range 256 { // deeper than any tree
+		if pid == from {
+			return true
+		}
+		fields, err := stat(pid)
+		if err != nil {
+			return false
+		}
+		if pid, err = strconv.Atoi(string(fields[1])); err != nil || pid <= 1 {
+			return false
+		}
+	}
+	return false
 }
 
 // restore gives the terminal to the group that held it, if it is this

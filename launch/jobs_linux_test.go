@@ -118,6 +118,30 @@ func TestControlZAndFgWorkUnderAShell(t *testing.T) {
 	s.expect("code=7")
 }
 
+// TestAJobThatIsSentToTheBackgroundRunsThere: the stop that the terminal has
+// ordered is not passed on when the job runs again, and its keys are its own when
+// it is brought back.
+func TestAJobThatIsSentToTheBackgroundRunsThere(t *testing.T) {
+	t.Parallel()
+	s := newScreen(t)
+	for range 12 {
+		s.send("run sh -c 'echo star''ted; exec sleep 100'\n")
+		s.expect("started")
+		s.send("\x1a")
+		s.expect("Stopped")
+		s.send("bg\n")
+		s.expect("&")
+		time.Sleep(150 * time.Millisecond)
+		s.send("jobs; echo a''ll\n")
+		s.expect("Running")
+		s.expect("all")
+		s.send("fg; echo co''de=$?\n")
+		time.Sleep(150 * time.Millisecond)
+		s.send("\x03")
+		s.expect("code=130")
+	}
+}
+
 func TestBackgroundJobThatReadsIsStoppedAndComesBack(t *testing.T) {
 	t.Parallel()
 	s := newScreen(t)

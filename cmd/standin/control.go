@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"standin/audit"
@@ -25,13 +26,14 @@ import (
 // included: it can only take away. At a serving gateway those who prove a key
 // have a conversation with its opener.
 type controlServer struct {
-	g        *gateway
-	listener net.Listener
-	server   *http.Server
-	serving  sync.WaitGroup
-	opener   *opener // nil: no session is opened here
-	doors    *doors  // nil: no command is relayed here
-	reserve  reserve
+	g         *gateway
+	listener  net.Listener
+	server    *http.Server
+	serving   sync.WaitGroup
+	opener    *opener // nil: no session is opened here
+	doors     *doors  // nil: no command is relayed here
+	reserve   reserve
+	followers atomic.Int64
 
 	mu       sync.Mutex
 	sessions []*hosted // oldest first; those that have ended stay for a while
@@ -56,6 +58,8 @@ type sessionView struct {
 	Tunnels   int    `json:"tunnels"`
 	RulesHash string `json:"rules_hash"`
 	Extends   string `json:"extends"`
+	// Roots are the processes below which everything is of the session.
+	Roots []processID `json:"roots"`
 }
 
 // gatewayStatus are the counts by which a leak would show.
@@ -87,6 +91,7 @@ func newControlServer(g *gateway, name string) (*controlServer, error) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", c.status)
 	mux.HandleFunc("GET /v1/sessions", c.list)
+	mux.HandleFunc("GET /v1/sessions/{id}/follow", c.follow)
 	mux.HandleFunc("POST /v1/sessions/{id}/revoke", c.revoke)
 	mux.HandleFunc("POST /v1/sessions/{id}/narrow", c.narrow)
 	mux.HandleFunc("POST /v1/conversation", c.upgrade("standin-conversation", func(conn net.Conn) { c.opener.serve(conn) }))
@@ -143,16 +148,6 @@ func (c *controlServer) all() []*hosted {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return slices.Clone(c.sessions)
-}
-
-// among is the first live session of which is true, or nil.
-func (c *controlServer) among(is func(*hosted) bool) *hosted {
-	for _, h := range c.all() {
-		if !h.over() && is(h) {
-			return h
-		}
-	}
-	return nil
 }
 
 // upgrade takes the connection of a request over for another protocol. A gateway
@@ -252,7 +247,7 @@ func (c *controlServer) narrow(w http.ResponseWriter, r *http.Request) {
 	}
 	l.narrow(keep.Secrets)
 	for _, h := range c.all() {
-		if h.outer == l {
+		if h.inside(l) {
 			h.narrow(keep.Secrets)
 		}
 	}
@@ -286,7 +281,11 @@ func newControlClient(path string) *controlClient {
 
 // call sends a request and decodes the answer into v.
 func (c *controlClient) call(method, path string, body string, v any) error {
-	req, err := http.NewRequest(method, "http://standin"+path, strings.NewReader(body))
+	return c.ask(context.Background(), method, path, body, v)
+}
+
+func (c *controlClient) ask(ctx context.Context, method, path string, body string, v any) error {
+	req, err := http.NewRequestWithContext(ctx, method, "http://standin"+path, strings.NewReader(body))
 	if err != nil {
 		return err
 	}

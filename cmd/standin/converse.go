@@ -18,6 +18,7 @@ type openingRequest struct {
 	Command   string   `json:"command,omitempty"`    // base name of the executable
 	RulesHash string   `json:"rules_hash,omitempty"` // "": whatever rules are in force
 	Environ   []string `json:"environ,omitempty"`    // that the user gave
+	Extra     []string `json:"extra,omitempty"`      // of the --env-file
 	Place     place    `json:"place"`
 	Outer     string   `json:"outer,omitempty"` // the session that the environment names
 	// Shell binds the session to a process above the launcher, instead of to the

@@ -7,8 +7,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"standin/audit"
+	"standin/control"
 	"standin/rules"
 	"standin/vault"
 )
@@ -36,7 +38,7 @@ func (l *live) deliver(secret *rules.Secret, delivered map[string]string) (strin
 	if secret.Deliver == rules.Env {
 		return string(value.Reveal()), nil
 	}
-	if err := vault.PrivateDir(l.deliveries()); err != nil {
+	if err := l.openDeliveries(); err != nil {
 		return "", err
 	}
 	path := filepath.Join(l.deliveries(), secret.Name)
@@ -58,13 +60,88 @@ func (l *live) versionOf(ctx context.Context, secret *rules.Secret, fingerprint 
 
 // deliveries is the folder of the values that this session hands out as files.
 func (l *live) deliveries() string {
-	return filepath.Join(l.g.home.Run(), l.session.ID+".delivered")
+	return filepath.Join(l.g.home.Run(), l.session.ID+deliveredSuffix)
+}
+
+// Beside each folder of delivered values lies a file that its gateway has locked.
+const (
+	deliveredSuffix = ".delivered"
+	ownerSuffix     = ".owner"
+)
+
+// openDeliveries makes the folder, under a lock that ends with this process.
+func (l *live) openDeliveries() error {
+	if l.owner != nil {
+		return nil
+	}
+	owner, err := os.OpenFile(ownerOf(l.deliveries()), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return fmt.Errorf("deliver secrets: %w", err)
+	}
+	if locked, err := tryLock(owner); err != nil || !locked {
+		owner.Close()
+		return fmt.Errorf("deliver secrets: lock %q: %w", owner.Name(), errors.Join(err, errors.New("it is not to be had")))
+	}
+	l.owner = owner
+	return vault.PrivateDir(l.deliveries())
+}
+
+func ownerOf(deliveries string) string {
+	return strings.TrimSuffix(deliveries, deliveredSuffix) + ownerSuffix
 }
 
 // withdraw removes the files that were handed out.
 func (l *live) withdraw() error {
-	if err := os.RemoveAll(l.deliveries()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if l.owner == nil {
+		return nil
+	}
+	defer l.owner.Close()
+	return removeDeliveries(l.deliveries())
+}
+
+func removeDeliveries(folder string) error {
+	err := os.RemoveAll(folder)
+	if err == nil {
+		err = os.Remove(ownerOf(folder))
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove delivered files: %w", err)
 	}
 	return nil
+}
+
+// sweep removes what gateways that were killed left behind in clear, at once:
+// delivered files whose owner has ended, and the sockets of their sessions.
+func (h home) sweep() error {
+	entries, err := os.ReadDir(h.Run())
+	if err != nil {
+		return fmt.Errorf("sweep %q: %w", h.Run(), err)
+	}
+	var failed error
+	for _, e := range entries {
+		path := filepath.Join(h.Run(), e.Name())
+		switch {
+		case strings.HasSuffix(path, deliveredSuffix) && e.IsDir():
+			failed = errors.Join(failed, sweepDeliveries(path))
+		case strings.HasSuffix(path, ".sock") && e.Name() != serveSocket+".sock": // a new one takes the place of that
+			failed = errors.Join(failed, control.Sweep(path))
+		}
+	}
+	return failed
+}
+
+// sweepDeliveries removes a folder of delivered files that nobody owns.
+func sweepDeliveries(folder string) error {
+	owner, err := os.OpenFile(ownerOf(folder), os.O_RDWR|noFollow, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return removeDeliveries(folder)
+	}
+	if err != nil {
+		return fmt.Errorf("remove delivered files: %w", err)
+	}
+	defer owner.Close()
+	if locked, err := tryLock(owner); err != nil || !locked {
+		return err
+	}
+	return removeDeliveries(folder)
 }

@@ -155,11 +155,11 @@ func (p *program) envOf(cmd *cobra.Command, f *runFlags) error {
 
 // exports dresses the shell.
 func (r *running) exports(s session) (exports, *launch.Files, error) {
-	o, err := s.outfit(r.p.env)
+	o, err := s.outfit(r.p.env, r.extra.environ())
 	if err != nil {
 		return exports{}, nil, err
 	}
-	files, env, removed, err := o.dress(dressing{home: r.home, environ: r.p.env, extra: r.extra, socket: s.socket()})
+	files, env, removed, err := o.dress(dressing{home: r.home, environ: r.p.env, extra: r.extra.environ(), socket: s.socket()})
 	if err != nil {
 		return exports{}, nil, err
 	}

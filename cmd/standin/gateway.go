@@ -180,6 +180,7 @@ type live struct {
 	authority    *ca.Authority
 	token        string
 	process      atomic.Pointer[audit.Process] // the command, once it runs
+	owner        *os.File                      // locked while values lie in files, or nil
 	watched      chan struct{}                 // closed when the end of the grants is on record
 	resolver     *vault.Resolver               // of the edition that it was opened under
 

@@ -31,7 +31,8 @@ type hosted struct {
 
 	mu       sync.Mutex
 	notes    sessionNotes
-	launcher processID // zero where it is this process, or a shell's
+	launcher processID     // zero where a shell is bound at a serving gateway
+	changed  chan struct{} // closed when grants are taken from it
 }
 
 // host opens a session and serves it: on a listener of its own, or on the shared
@@ -41,7 +42,7 @@ func (g *gateway) host(ctx context.Context, cfg sessionConfig) (*hosted, error) 
 	if err != nil {
 		return nil, err
 	}
-	h := &hosted{live: l, room: cfg.room, served: make(chan error, 1), gone: make(chan struct{}), began: time.Now(), outer: cfg.outer,
+	h := &hosted{live: l, room: cfg.room, served: make(chan error, 1), gone: make(chan struct{}), changed: make(chan struct{}), began: time.Now(), outer: cfg.outer,
 		notes: sessionNotes{Command: cfg.command, Isolation: cfg.isolation}}
 	if h.gate, err = newGate(g, l, cfg.room); err != nil {
 		return nil, errors.Join(err, l.end("no gate", h.began))
@@ -108,7 +109,10 @@ func (h *hosted) launchedBy(p processID) {
 func (h *hosted) roots() []processID {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	roots := []processID{h.launcher}
+	roots := []processID{}
+	if h.launcher.PID != 0 {
+		roots = append(roots, h.launcher)
+	}
 	if p := h.process.Load(); p != nil {
 		roots = append(roots, processID{p.PID, p.Start})
 	}
@@ -164,10 +168,36 @@ func (h *hosted) follow() {
 		defer h.g.contain("follow")
 		select {
 		case <-h.outer.session.Ended():
-			h.session.Revoke("the outer session has ended")
+			h.session.Revoke(reasonOuter)
 		case <-h.gone:
 		}
 	}()
+}
+
+// narrow keeps only the named grants, and tells those who follow.
+func (h *hosted) narrow(secrets []string) {
+	h.session.Narrow(secrets)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	close(h.changed)
+	h.changed = make(chan struct{})
+}
+
+// change is closed by the next narrow.
+func (h *hosted) change() <-chan struct{} {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.changed
+}
+
+// inside says whether the session is a part of another, at whatever depth.
+func (h *hosted) inside(other *hosted) bool {
+	for at := h.outer; at != nil; at = at.outer {
+		if at == other {
+			return true
+		}
+	}
+	return false
 }
 
 // over says whether the session has ended for good: its command is gone, too.
@@ -183,11 +213,15 @@ func (h *hosted) over() bool {
 // view is the session as the control socket shows it.
 func (h *hosted) view() sessionView {
 	return sessionView{sessionStatus: h.status(), sessionNotes: h.decided(), Tunnels: h.client.Tunnels(),
-		RulesHash: h.session.Policy.Hash, Extends: h.session.Profile.Extends}
+		RulesHash: h.session.Policy.Hash, Extends: h.session.Profile.Extends, Roots: h.roots()}
 }
 
-// prune removes the files of sessions that ended long ago.
+// prune removes the files of sessions that ended long ago, and what killed gateways
+// left behind.
 func (g *gateway) prune() {
+	if err := g.home.sweep(); err != nil {
+		g.log.Warn("what a killed gateway handed out remains", slog.Any("cause", err))
+	}
 	if err := launch.Prune(g.home.Run(), filesAge); err != nil {
 		g.log.Warn("files of old sessions remain", slog.Any("cause", err))
 	}

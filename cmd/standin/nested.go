@@ -6,9 +6,8 @@ import (
 	"log/slog"
 	"os"
 	"slices"
-	"time"
 
-	"standin/launch/peer"
+	"standin/launch"
 )
 
 // nestedError says why a run inside a session is refused.
@@ -38,63 +37,73 @@ func (r *running) nested() error {
 	return nil
 }
 
-// outerEvery is how late the end of the outer session may reach an inner one.
-const outerEvery = time.Second
-
 // follow takes from an inner session what is taken from the outer one, until
-// ctx ends: its end, and each secret.
-func (r *running) follow(ctx context.Context, l *live) {
+// ctx ends: its end, and each secret. The outer gateway says so at once, and its
+// own end ends the connection.
+func (r *running) follow(ctx context.Context, h *hosted) {
 	if r.outside == nil {
 		return
 	}
-	l.g.log.Info("inside another session", slog.String("session", r.outside.ID))
-	ticker := time.NewTicker(outerEvery)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		}
-		var views []sessionView
-		err := r.outside.gateway.call("GET", "/v1/sessions", "", &views)
-		i := slices.IndexFunc(views, func(v sessionView) bool { return v.ID == r.outside.ID && v.Ended == "" })
-		if err != nil || i < 0 {
-			l.session.Revoke("the outer session has ended")
-			return
-		}
-		var left []string
-		for _, g := range views[i].Grants {
-			if !g.Narrowed {
-				left = append(left, g.Secret)
-			}
-		}
-		l.narrow(left)
+	h.g.log.Info("inside another session", slog.String("session", r.outside.ID))
+	_ = r.outside.gateway.follow(ctx, r.outside.ID, func(outer sessionView) bool {
+		h.narrow(outer.granted())
+		return outer.Ended == ""
+	})
+	if ctx.Err() == nil {
+		h.session.Revoke(reasonOuter)
 	}
 }
 
-// outer is the live session that this process runs in, or nil: that of a gateway
-// above it, or the one that the environment names.
+// reasonOuter ends a session that is a part of another.
+const reasonOuter = "the outer session has ended"
+
+// granted names the secrets that a session has left.
+func (s sessionView) granted() (names []string) {
+	for _, g := range s.Grants {
+		if !g.Narrowed {
+			names = append(names, g.Secret)
+		}
+	}
+	return names
+}
+
+// outer is the live session that this process runs in, or nil: that of the nearest
+// process above it that a session knows as its launcher or its command. Where none
+// is above it, it is the one that the environment names.
 func (r *running) outer() (*liveSession, error) {
-	gateways, err := gatewaysOf(r.home)
+	line := lineOf(os.Getpid())
+	socket, id := r.p.getenv(launch.ControlVariable), r.p.getenv(launch.SessionVariable)
+	gateways, err := survey(r.home, func(path string, pid int) bool { return path == socket || slices.Contains(line, pid) })
 	if err != nil {
 		return nil, err
 	}
-	above, named := peer.Ancestors(os.Getpid()), r.p.getenv("STANDIN_SESSION")
-	for _, g := range gateways {
-		var status gatewayStatus
-		var views []sessionView
-		if g.call("GET", "/v1/status", "", &status) != nil || g.call("GET", "/v1/sessions", "", &views) != nil {
-			continue // left behind by a gateway that was killed
+	var nearest, named *liveSession
+	var unclear error
+	best := len(line)
+	for _, a := range gateways {
+		if a.silent && a.awaited {
+			return nil, newNestedError(id, "its gateway at %q does not answer", a.gateway.path)
 		}
-		for i := range views {
-			if views[i].ID == named || slices.Contains(above, views[i].PID) || slices.Contains(above, status.PID) && len(views) == 1 {
-				return &liveSession{views[i], g}, nil
+		known := false
+		for i, v := range a.views {
+			at := nearness(line, v.Roots)
+			known = known || at >= 0
+			if at >= 0 && (at < best || at == best && (nearest == nil || v.Opened.After(nearest.Opened))) {
+				nearest, best, unclear = &liveSession{a.views[i], a.gateway}, at, nil
+			}
+			if v.ID == id {
+				named = &liveSession{a.views[i], a.gateway}
 			}
 		}
-		if slices.Contains(above, status.PID) {
-			return nil, &nestedError{named, "it cannot be told which one it is, or it is only starting"}
+		if at := slices.Index(line, a.status.PID); !known && at >= 0 && at < best {
+			best, unclear = at, newNestedError(id, "it cannot be told which one it is, or it is only starting")
 		}
 	}
-	return nil, nil
+	switch {
+	case unclear != nil:
+		return nil, unclear
+	case nearest != nil:
+		return nearest, nil
+	}
+	return named, nil
 }

@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -242,31 +241,31 @@ func (v *visit) matches(e *edition, hash string) error {
 	return nil
 }
 
-// outer is the session that the caller is in, or nil: that of a command or a
-// launcher above it, or the one that its environment names.
-func (v *visit) outer(request openingRequest) *hosted {
-	var above []int
+// outer is the session that the caller is in, or nil: that of the nearest command
+// or launcher above it. Where none is, it is the one that its environment names.
+func (v *visit) outer(request openingRequest) (found *hosted) {
+	var line []int
 	if v.caller.PID != 0 {
-		above = peer.Ancestors(v.caller.PID)
+		line = lineOf(v.caller.PID)
 	}
-	is := func(p processID) bool {
-		if p.PID == 0 || !slices.Contains(above, p.PID) && p.PID != v.caller.PID {
-			return false
+	best := len(line)
+	var named *hosted
+	for _, h := range v.o.desk.all() {
+		if h.over() {
+			continue
 		}
-		start, err := peer.Started(p.PID)
-		return err == nil && start == p.Start
-	}
-	return v.o.desk.among(func(h *hosted) bool {
+		// Of two that are as near, the later was opened inside the other.
+		if at := nearness(line, h.roots()); at >= 0 && at <= best {
+			found, best = h, at
+		}
 		if h.session.ID == request.Outer {
-			return true
+			named = h
 		}
-		for _, p := range h.roots() {
-			if is(p) {
-				return true
-			}
-		}
-		return false
-	})
+	}
+	if found == nil {
+		return named
+	}
+	return found
 }
 
 // profile is what the caller may have: of the rules, or of its token.
@@ -322,17 +321,22 @@ func (v *visit) open(request openingRequest) error {
 		return err
 	}
 	v.o.g.logIsolation(h.live, lacking)
+	if request.Shell.PID == 0 {
+		h.launchedBy(processID{v.caller.PID, v.callerStart})
+	}
 	v.o.desk.add(h)
 	// From here on a reload finds the session; what came before is made up for.
 	h.session.Limit(v.o.g.edition().file)
 	if outer != nil {
+		h.narrow(outer.view().granted())
 		for _, p := range outer.session.Limits() {
 			h.session.Limit(p)
 		}
 	}
 	defer v.o.desk.forget()
+	v.o.g.prune()
 	h.follow()
-	o, err := h.live.outfit(request.Environ, h.proxyURL())
+	o, err := h.live.outfit(request.Environ, request.Extra, h.proxyURL())
 	if err != nil {
 		return errors.Join(err, h.end("command did not start"))
 	}
@@ -372,7 +376,6 @@ func (v *visit) attend(h *hosted, near bool) {
 		return
 	}
 	h.removed(child.Removed)
-	h.launchedBy(processID{v.caller.PID, v.callerStart})
 	if child.Command.PID != 0 && near {
 		h.root(peer.Config{PID: child.Command.PID, Start: child.Command.Start, Mark: launch.Mark(h.session.ID), Alone: h.session.Profile.Extends == "command",
 			Launcher: peer.Launcher{PID: v.caller.PID, Start: v.callerStart}})

@@ -1,7 +1,10 @@
 package main
 
 import (
+	"errors"
 	"os"
+
+	"golang.org/x/sys/windows"
 
 	"standin/launch/peer"
 )
@@ -18,3 +21,12 @@ var brokenPipe = []os.Signal{os.Interrupt}
 func maxConnections() int { return 0 }
 
 func exhausted(error) bool { return false }
+
+// tryLock takes the lock of an open file, or says that somebody has it.
+func tryLock(f *os.File) (bool, error) {
+	err := windows.LockFileEx(windows.Handle(f.Fd()), windows.LOCKFILE_EXCLUSIVE_LOCK|windows.LOCKFILE_FAIL_IMMEDIATELY, 0, 1, 0, &windows.Overlapped{})
+	if errors.Is(err, windows.ERROR_LOCK_VIOLATION) {
+		return false, nil
+	}
+	return err == nil, err
+}

@@ -152,11 +152,15 @@ type servedSession struct {
 
 // openServed opens the session at the gateway that --gateway names.
 func (r *running) openServed() (session, error) {
+	var err error
+	if r.extra, err = readEnvFile(r.f.envFile); err != nil {
+		return nil, err
+	}
 	c, err := call(r.f.gateway, r.by)
 	if err != nil {
 		return nil, err
 	}
-	request := openingRequest{Do: "open", asked: r.f.asked(), Command: filepath.Base(r.argv[0]), Environ: r.p.env, Place: here(), Shell: r.shell, Outer: r.p.getenv(launch.SessionVariable)}
+	request := openingRequest{Do: "open", Extra: r.extra.environ(), asked: r.f.asked(), Command: filepath.Base(r.argv[0]), Environ: r.p.env, Place: here(), Shell: r.shell, Outer: r.p.getenv(launch.SessionVariable)}
 	if r.policy != nil {
 		request.RulesHash = r.policy.Hash
 	}
@@ -177,15 +181,15 @@ func (r *running) openServed() (session, error) {
 		s.answer.Outfit.relayedBy(s.relay.address())
 	}
 	// The --env-file is checked before anything starts.
-	if r.extra, err = readEnvFile(r.f.envFile, func(name string) bool { return s.answer.Outfit.Placeholders[name] != "" }); err != nil {
+	if err := r.extra.check(func(name string) bool { return s.answer.Outfit.Placeholders[name] != "" }); err != nil {
 		s.close()
 		return nil, err
 	}
 	return s, nil
 }
 
-func (s *servedSession) outfit([]string) (*outfit, error) { return s.answer.Outfit, nil }
-func (s *servedSession) socket() string                   { return s.at }
+func (s *servedSession) outfit(_, _ []string) (*outfit, error) { return s.answer.Outfit, nil }
+func (s *servedSession) socket() string                        { return s.at }
 
 func (s *servedSession) started(child *launch.Command, removed []string) error {
 	// Where the gateway has gone, end says so.

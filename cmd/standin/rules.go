@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -183,6 +184,11 @@ func rulesNotes(pol *rules.Policy, now time.Time) []string {
 		}
 		for _, s := range r.Substitute {
 			used[s.Secret] = true
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(pol.Profiles)) {
+		if p := pol.Profiles[name]; p.Extends == "command" && p.Isolation != isolationTree && p.Isolation != isolationNetns {
+			note("profile %q is for the command alone (extends: command): a run needs isolation tree or netns for it, and is refused without", name)
 		}
 	}
 	for _, name := range secretNames(pol) {

@@ -136,13 +136,13 @@ type running struct {
 	store   *vault.Store
 	policy  *rules.Policy
 	profile *rules.Profile
-	extra   map[string]string // variables of the --env-file
-	lacking error             // why the level is not a better one
-	room    *room             // of the command, under "netns"
-	outside *liveSession      // the session that this one is a part of, or nil
-	by      proofs            // at a serving gateway
-	files   *launch.Files     // of a command that was started
-	shell   processID         // that the session is bound to, instead of to a command
+	extra   *envFile
+	lacking error         // why the level is not a better one
+	room    *room         // of the command, under "netns"
+	outside *liveSession  // the session that this one is a part of, or nil
+	by      proofs        // at a serving gateway
+	files   *launch.Files // of a command that was started
+	shell   processID     // that the session is bound to, instead of to a command
 }
 
 // prepare reads and checks everything that can be wrong before anything starts.
@@ -177,7 +177,10 @@ func (r *running) prepare() error {
 	if err := r.nested(); err != nil {
 		return err
 	}
-	if r.extra, err = readEnvFile(r.f.envFile, func(name string) bool { return r.policy.Secrets[name] != nil }); err != nil {
+	if r.extra, err = readEnvFile(r.f.envFile); err != nil {
+		return err
+	}
+	if err := r.extra.check(func(name string) bool { return r.policy.Secrets[name] != nil }); err != nil {
 		return err
 	}
 	if err := r.home.prepare(); err != nil {
@@ -263,8 +266,9 @@ func readRules(path string) (*rules.Policy, error) {
 
 // session is the session of a run, at a gateway of its own or at a serving one.
 type session interface {
-	// outfit is what the environment of the command is made of.
-	outfit(environ []string) (*outfit, error)
+	// outfit is what the environment of the command is made of: the user's, and
+	// the variables of the --env-file.
+	outfit(environ, extra []string) (*outfit, error)
 	// socket is where the gateway is asked about the session.
 	socket() string
 	// started tells which process is the command, and what it does not get.
@@ -292,19 +296,31 @@ func (r *running) serve() (int, error) {
 	}
 	receipt, ended := s.end(reason)
 	if err = errors.Join(err, ended); r.f.receipt != "" && receipt != nil {
-		receipt.ExitCode = code
+		receipt.ExitCode = exitCode(code, err)
 		err = errors.Join(err, receipt.write(r.f.receipt))
 	}
 	return code, err
 }
 
+// exitCode is what run ends with.
+func exitCode(code int, err error) int {
+	var coded *codedError
+	switch {
+	case errors.As(err, &coded):
+		return coded.code
+	case err != nil:
+		return exitOwn
+	}
+	return code
+}
+
 // command starts the command in its environment and waits for it.
 func (r *running) command(s session) (code int, err error) {
-	o, err := s.outfit(r.p.env)
+	o, err := s.outfit(r.p.env, r.extra.environ())
 	if err != nil {
 		return 0, err
 	}
-	files, env, removed, err := o.dress(dressing{home: r.home, environ: r.p.env, extra: r.extra, socket: s.socket()})
+	files, env, removed, err := o.dress(dressing{home: r.home, environ: r.p.env, extra: r.extra.environ(), socket: s.socket()})
 	if err != nil {
 		return 0, err
 	}
@@ -362,6 +378,7 @@ func (r *running) open() (session, error) {
 		return nil, errors.Join(err, g.close())
 	}
 	g.logIsolation(h.live, r.lacking)
+	h.launchedBy(self())
 	g.prune()
 	s := &ownSession{r: r, hosted: h}
 	if s.control, err = newControlServer(g, h.session.ID); err != nil {
@@ -369,7 +386,7 @@ func (r *running) open() (session, error) {
 	}
 	s.control.add(h)
 	ctx, s.cancel = context.WithCancel(g.life)
-	s.following.Go(func() { r.follow(ctx, h.live) })
+	s.following.Go(func() { r.follow(ctx, h) })
 	return s, nil
 }
 
@@ -382,8 +399,8 @@ type ownSession struct {
 	following sync.WaitGroup
 }
 
-func (s *ownSession) outfit(environ []string) (*outfit, error) {
-	return s.live.outfit(environ, s.proxyURL())
+func (s *ownSession) outfit(environ, extra []string) (*outfit, error) {
+	return s.live.outfit(environ, extra, s.proxyURL())
 }
 
 func (s *ownSession) socket() string {

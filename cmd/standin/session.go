@@ -50,18 +50,14 @@ func (p *program) liveSessions(cmd *cobra.Command) ([]liveSession, error) {
 	if err != nil {
 		return nil, err
 	}
-	gateways, err := gatewaysOf(h)
+	gateways, err := survey(h, func(string, int) bool { return false })
 	if err != nil {
 		return nil, err
 	}
 	all := []liveSession{}
-	for _, g := range gateways {
-		var views []sessionView
-		if g.call("GET", "/v1/sessions", "", &views) != nil {
-			continue
-		}
-		for _, v := range views {
-			all = append(all, liveSession{v, g})
+	for _, a := range gateways {
+		for _, v := range a.views {
+			all = append(all, liveSession{v, a.gateway})
 		}
 	}
 	return all, nil

@@ -4,8 +4,10 @@ package cases
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 )
 
 // sessionInASession: what is opened inside a session is a part of it, or refused,
@@ -51,5 +53,72 @@ func sessionInASession(c *Case) {
 		c.Errorf("an inner session outlives the outer one's grants: %s", r.description)
 	}
 	c.U1.Requests(1)
+	nearestSession(c)
 	c.checkAudit()
+}
+
+// nearestSession: of several sessions around it, an inner one is a part of the
+// nearest, and what is taken from any of them is taken from all inside.
+func nearestSession(c *Case) {
+	g := c.Serve()
+	for kind, run := range map[string]string{
+		"own":     ground.program + " run --home " + c.Home + " --rules " + c.Rules.Path + " --profile granted --isolation tree",
+		"serving": ground.program + " run --home " + c.Home + " --gateway " + g.Socket + " --profile granted --isolation tree",
+	} {
+		shell := func(script string) Result {
+			cmd := exec.Command("sh", "-c", script)
+			cmd.Env, cmd.Dir = c.Command(nil, "version").Env, c.Dir
+			return c.Finish(cmd)
+		}
+		c.ErrorAndHint(shell(run+" -- "+run+" --secret other -- "+run+" --secret github -- true"), 125, "open a session inside session", `has no grant of secret "github"`)
+		at := func(id string) string {
+			if kind == "serving" {
+				return g.Socket
+			}
+			return filepath.Join(c.Home, "run", id+".sock")
+		}
+		// The innermost waits until its middle or outermost session is touched.
+		for what, touch := range map[string]func(outer, middle string) *exec.Cmd{
+			"the middle one is revoked": func(_, middle string) *exec.Cmd {
+				return c.Command(nil, "session", "revoke", middle)
+			},
+			"the outermost is narrowed": func(outer, _ string) *exec.Cmd {
+				return exec.Command("curl", "-sS", "--unix-socket", at(outer), "-d", `{"secrets":["other"]}`, "http://standin/v1/sessions/"+outer+"/narrow")
+			},
+		} {
+			ids, ready, done := filepath.Join(c.Dir, "ids"), filepath.Join(c.Dir, "ready"), filepath.Join(c.Dir, "done")
+			for _, path := range []string{ids, ready, done} {
+				_ = os.Remove(path)
+			}
+			note := "echo $STANDIN_SESSION >> " + ids + "; "
+			inner := filepath.Join(c.Dir, "inner.sh")
+			middle := filepath.Join(c.Dir, "middle.sh")
+			for path, text := range map[string]string{
+				inner:  note + "touch " + ready + "; while ! test -e " + done + "; do sleep 0.05; done; " + curlTo + "/deep",
+				middle: note + run + " -- sh " + inner,
+			} {
+				if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+					c.Fatal(err)
+				}
+			}
+			ended := make(chan Result, 1)
+			go func() { ended <- shell(run + " -- sh -c '" + note + run + " -- sh " + middle + "'") }()
+			c.Eventually("the innermost session runs", func() bool { _, err := os.Stat(ready); return err == nil })
+			list, err := os.ReadFile(ids)
+			names := strings.Fields(string(list))
+			if err != nil || len(names) != 3 {
+				c.Fatalf("%s, %s: sessions %q, %v", kind, what, names, err)
+			}
+			c.Exit(c.Finish(touch(names[0], names[1])), 0)
+			time.Sleep(300 * time.Millisecond) // at once, on a slow machine
+			if err := os.WriteFile(done, nil, 0o644); err != nil {
+				c.Fatal(err)
+			}
+			if r := <-ended; strings.Contains(r.Out, "200") {
+				c.Errorf("%s gateways: %s, and the innermost session goes on: %s", kind, what, r.description)
+			}
+		}
+	}
+	c.U1.Requests(1)
+	c.Equal(g.End(), 0)
 }
