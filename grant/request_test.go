@@ -102,7 +102,7 @@ func parts(r *Request) []part {
 		decoded := patient(segment)
 		add(where, decoded)
 		if decoded != segment {
-			add(where, segment)
+			add("as it came", segment)
 		}
 	}
 	for piece := range strings.SplitSeq(r.Query, "&") {
@@ -123,7 +123,7 @@ func FuzzRequest(f *testing.F) {
 		{"Authorization", "Basic B", "sid=1", "/", ""}, {"Authorization", "Basic U", "", "/t/y/x", "P=1"}, {"X-P", "1", "a=P", "/P", "x=P"},
 		{"X-Key", "Q", "sid=S", "/t/y/P", "api_key=1&api_key=P"}, {"Q", "1", "", "/", ""},
 		{"P", "1", "", "/", ""}, {"X-Key", "PP", "P=1", "/t/P%2f/x", "api_key=P+%50"}, {"Cookie", "sid=P", "sid=P", "/other", "api_key=Px"},
-		{"X-A", "1", "", "/x/E%", "y=E%&%zzE=1"}, {"X-A", "1", "", "/t/y/x", "api_key=%zz+P"}, {"X-A", "1", "a=\"x; sid=P\"", "/%zzE", "y=%P"},
+		{"X-A", "1", "", "/t/P!/x", ""}, {"X-A", "1", "", "/x/E%", "y=E%&%zzE=1"}, {"X-A", "1", "", "/t/y/x", "api_key=%zz+P"}, {"X-A", "1", "a=\"x; sid=P\"", "/%zzE", "y=%P"},
 	} {
 		f.Add(h.name, h.value, h.cookie, h.path, h.query)
 	}
@@ -180,7 +180,7 @@ func checkParts(t *testing.T, s *Session, r *Request, plan *Plan) {
 		if strings.Contains(p.text, anotherValue) {
 			t.Fatalf("a value that no rule names leaves in %s", p.where)
 		}
-		if n := strings.Count(p.text, mainValue); n > 0 {
+		if n := strings.Count(p.text, mainValue); n > 0 && p.where != "as it came" { // it counts where it is decoded
 			if found += n; !slices.Contains(allowed, p.where) {
 				t.Fatalf("the value leaves in %s: %q", p.where, p.text)
 			}

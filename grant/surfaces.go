@@ -258,8 +258,9 @@ func (p *prep) newStream(src io.Reader) (*stream, error) {
 		}
 		return names
 	}
+	charset := body.Charset(field)
 	switch {
-	case media == "application/x-www-form-urlencoded":
+	case media == "application/x-www-form-urlencoded" && len(p.named(rules.Form)) > 0:
 		s.layout = body.NewForm(parts(rules.Form))
 	case strings.HasPrefix(media, "multipart/"):
 		names := parts(rules.Multipart)
@@ -273,15 +274,15 @@ func (p *prep) newStream(src io.Reader) (*stream, error) {
 		if s.layout, err = body.NewMultipart(boundary, names); err != nil {
 			return nil, malformed(err)
 		}
-	default:
-		if pointers := parts(rules.JSON); len(pointers) > 0 {
-			s.layout = body.NewJSON(pointers)
-		}
+	case len(p.named(rules.JSON)) == 0:
+	case body.IsJSON(media):
+		s.layout = body.NewJSON(parts(rules.JSON))
+	case body.Unlabelled(media):
+		s.layout = body.NewUnlabelled(parts(rules.JSON), charset)
+		return s, nil
 	}
-	if len(s.surfaces) > 0 {
-		if err := body.Charset(field); err != nil {
-			return nil, malformed(err)
-		}
+	if charset != nil && len(s.surfaces) > 0 {
+		return nil, malformed(charset)
 	}
 	return s, nil
 }

@@ -474,3 +474,35 @@ func TestARawSemicolonInANamedFieldIsRefused(t *testing.T) {
 		}
 	}
 }
+
+// A rule for JSON reads what is JSON, or could be; an image under it is none of its business.
+func TestAJSONRuleReadsOnlyWhatIsJSON(t *testing.T) {
+	good := ` {"auth":{"token":"` + pMain + `"}}`
+	put := ` {"auth":{"token":"va\"lue\\real&+%=0123456789"}}`
+	lines := "{\"auth\":{\"token\":\"" + pMain + "\"}}\n{\"a\":1}\n"
+	for _, c := range []struct{ media, body, want, code string }{
+		{"application/json", good, put, ""}, {"Application/Problem+JSON; charset=utf-8", good, put, ""}, {"text/json", good, put, ""},
+		{"application/json", "x", "", "bad_request"}, {"application/vnd.api+json", lines, "", "bad_request"}, {"text/json", "<x/>", "", "bad_request"},
+		{"", good, put, ""}, {"text/plain", good, put, ""}, {"application/octet-stream", good, put, ""}, {"application/x-www-form-urlencoded", good, put, ""},
+		{"", lines, "", "bad_request"}, {"text/plain", "[1", "", "bad_request"}, {"text/plain; charset=utf-7", good, "", "bad_request"},
+		{"", "a text of " + pMain, "same", ""}, {"text/plain; charset=utf-16", "\xff\xfe{\x00", "same", ""}, {"application/x-www-form-urlencoded", "auth=" + pMain, "same", ""},
+		{"application/octet-stream", "\x89PNG\r\n\x1a\n" + pMain, "same", ""}, {"", " \n\t", "same", ""}, {"", "", "same", ""},
+		{"image/png", good, "same", ""}, {"application/xml", "<a>" + pMain + "</a>", "same", ""}, {"application/x-ndjson", lines, "same", ""}, {"text/csv", "{" + pMain, "same", ""},
+	} {
+		if c.want == "same" {
+			c.want = c.body
+		}
+		u := upload{"/json", c.media, "", c.body}
+		for _, o := range []outcome{u.whole(t), u.streamed(t, iotest.OneByteReader)} {
+			if o.code != c.code || c.code == "" && o.body != c.want {
+				t.Errorf("%s %q: %q %q, want %q", c.media, c.body, o.code, o.body, c.want)
+			}
+			if found := len(o.uses) + len(o.misplaced); c.code == "" && (found == 1) != strings.Contains(c.body, pMain) {
+				t.Errorf("%s %q: %+v", c.media, c.body, o)
+			}
+		}
+		if o := (upload{"/strict", c.media, "", c.body}).whole(t); c.want == c.body && strings.Contains(c.body, pMain) && o.code != "placeholder_misplaced" {
+			t.Errorf("%s %q, misplaced: refuse: %+v", c.media, c.body, o)
+		}
+	}
+}

@@ -29,6 +29,7 @@ type entry struct {
 type hostRules struct {
 	passthrough *Rule
 	entries     []entry
+	denies      bool // some deny rule has paths
 }
 
 // index is the policy compiled for lookups.
@@ -117,6 +118,7 @@ func (p *parser) add(ix *index, r *Rule, h HostPattern) {
 	}
 	for i := range r.Paths {
 		at.entries = append(at.entries, entry{rule: r, path: &r.Paths[i]})
+		at.denies = at.denies || r.Deny
 	}
 	switch {
 	case r.Scheme != "https":

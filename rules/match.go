@@ -139,36 +139,57 @@ type Match struct {
 }
 
 // Match finds the most specific rule for t. A rule with paths never matches an
-// ambiguous one. Match does not look at passthrough: a tunnel that is relayed
-// shows no requests. It allocates nothing.
+// ambiguous one, but a deny rule with paths decides it, and any path with a ";" in
+// it, wherever it could have matched: the server may read there what it denies.
+// Match does not look at passthrough: a tunnel that is relayed shows no requests.
+// It allocates nothing.
 func (p *Policy) Match(t Target) Match {
 	m := Match{Segment: -1, Ambiguous: !unambiguous(t.Path)}
-	if e := p.index.find(&t, m.Ambiguous); e != nil {
+	switch e, doubt := p.index.find(&t, m.Ambiguous); {
+	case doubt:
+		m.Rule = e.rule
+	case e != nil:
 		m.Rule, m.Segment = e.rule, e.path.slot
 	}
 	return m
 }
 
-func (ix *index) find(t *Target, ambiguous bool) *entry {
+// find is the entry that decides. With doubt it is one of a deny rule, for a path
+// that may be meant for it.
+func (ix *index) find(t *Target, ambiguous bool) (found *entry, doubt bool) {
 	exact, wild := ix.at(t.Authority)
 	for _, at := range [2]*hostRules{exact, wild} {
 		if at == nil {
 			continue
 		}
-		for i := range at.entries {
-			if e := &at.entries[i]; e.matches(t, ambiguous) {
-				return e
+		found = at.first(t, ambiguous)
+		if at.denies && (found == nil || !found.rule.Deny) && (ambiguous || hasParameters(t.Path)) {
+			for i := range at.entries {
+				if e := &at.entries[i]; e.rule.Deny && !e.any && e.fits(t) {
+					return e, true
+				}
 			}
+		}
+		if found != nil {
+			return found, false
+		}
+	}
+	return nil, false
+}
+
+// first is the most specific entry that matches.
+func (h *hostRules) first(t *Target, ambiguous bool) *entry {
+	for i := range h.entries {
+		if e := &h.entries[i]; e.fits(t) && (e.any || !ambiguous && e.path.matches(t.Path)) {
+			return e
 		}
 	}
 	return nil
 }
 
-func (e *entry) matches(t *Target, ambiguous bool) bool {
-	if e.rule.Scheme != t.Scheme || len(e.rule.Methods) > 0 && !slices.Contains(e.rule.Methods, t.Method) {
-		return false
-	}
-	return e.any || !ambiguous && e.path.matches(t.Path)
+// fits says whether the entry is for such requests, whatever their path.
+func (e *entry) fits(t *Target) bool {
+	return e.rule.Scheme == t.Scheme && (len(e.rule.Methods) == 0 || slices.Contains(e.rule.Methods, t.Method))
 }
 
 // Explanation says what the policy does with a request, and why.
@@ -178,6 +199,7 @@ type Explanation struct {
 	Rule      *Rule  // that decides, or nil
 	Path      string // the pattern of it that matched, or ""
 	Ambiguous bool
+	Doubt     string // why a deny rule decides without a pattern that matched, or ""
 	Places    []Place
 	Others    []Other
 }
@@ -204,7 +226,12 @@ func (p *Policy) Explain(t Target) Explanation {
 	if verdict.Action == Passthrough {
 		x.Rule = verdict.Rule
 	}
-	if e := p.index.find(&t, m.Ambiguous); e != nil {
+	switch e, doubt := p.index.find(&t, m.Ambiguous); {
+	case doubt && m.Ambiguous:
+		x.Doubt = "it denies paths, and this one can be read in two ways"
+	case doubt:
+		x.Doubt = "it denies paths, and of this one servers may drop what follows the semicolon"
+	case e != nil:
 		x.Path = e.path.text
 		x.Places = places(e.rule, m, t.Path)
 	}
@@ -262,6 +289,9 @@ func (p *Policy) whyNot(r *Rule, t Target, x Explanation) string {
 			paths = append(paths, pt.text)
 		}
 		return "another path: " + strings.Join(paths, ", ")
+	}
+	if x.Doubt != "" {
+		return fmt.Sprintf("rule %q goes before it: %s", x.Rule.Name, x.Doubt)
 	}
 	return fmt.Sprintf("matches, but rule %q is more specific", x.Rule.Name)
 }

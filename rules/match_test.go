@@ -241,6 +241,55 @@ func TestExplainSaysWhyNotTheOthers(t *testing.T) {
 	}
 }
 
+// A server may read in such a path what a rule denies: a rule for the whole host
+// must not forward it, with a credential.
+func TestADenyRuleWithPathsDeniesPathsThatMayBeMeantForIt(t *testing.T) {
+	t.Parallel()
+	p := parse(t, `version: 1
+secrets: {s: {source: 'vault:s'}}
+rules:
+- {name: all, hosts: [a.test, c.test], substitute: [{secret: s, in: header Authorization}]}
+- {name: admin, hosts: [a.test], paths: ['/admin/**'], deny: true}
+- {name: items, hosts: [a.test], paths: ['/items/*']}
+- {name: wild, hosts: ['*.w.example'], substitute: [{secret: s, in: header Authorization}]}
+- {name: wild-admin, hosts: ['*.w.example'], methods: [POST], paths: ['/admin/**', '/x/*'], deny: true}
+- {name: exact, hosts: [e.w.example], methods: [GET], paths: [/ok]}
+- {name: own, hosts: [o.w.example]}
+- {name: clear, hosts: [a.test], scheme: http}
+`)
+	for _, path := range []string{
+		"//admin/x", "/x/../admin/x", "/%2e/admin/x", "/admin%2fx", "/admin%00/x", "/./admin/x", `/admin\x`, "/%61dmin%252fx", "/..;/admin/x", "admin", "*",
+		"/admin;a=b/x", "/admin%3ba/x", "/admin%3Bx", "/admin%253bx", "/admin%25%33%62/x", "/items/1;v=2", "/admin/x;y",
+	} {
+		for _, c := range []struct{ host, method, scheme, want string }{
+			{"a.test:443", "GET", "https", "admin"}, {"b.w.example:443", "POST", "https", "wild-admin"}, {"b.w.example:443", "GET", "https", "wild"},
+			{"e.w.example:443", "POST", "https", "wild-admin"}, {"o.w.example:443", "POST", "https", "own"}, {"c.test:443", "GET", "https", "all"}, {"a.test:443", "GET", "http", ""},
+		} {
+			target := Target{authority(t, c.host), c.scheme, c.method, path}
+			name := ""
+			if m := p.Match(target); m.Rule != nil {
+				if name = m.Rule.Name; m.Segment != -1 {
+					t.Errorf("%+v: %+v", target, m)
+				}
+			}
+			if name != c.want {
+				t.Errorf("%s %s%s: rule %q, want %q", c.method, c.host, path, name, c.want)
+			}
+		}
+	}
+	for path, want := range map[string]string{"/administrator": "all", "/items/1": "items", "/a%25zz": "all", "/a%2525": "admin", "/%2523b": "all", "/admin/x": "admin", "/": "all"} {
+		if m := p.Match(Target{authority(t, "a.test:443"), "https", "GET", path}); m.Rule.Name != want {
+			t.Errorf("%s: rule %q, want %q", path, m.Rule.Name, want)
+		}
+	}
+	for path, want := range map[string]string{"//admin/x": "it denies paths, and this one can be read in two ways", "/items/1;v": "it denies paths, and of this one servers may drop what follows the semicolon"} {
+		x := p.Explain(Target{authority(t, "a.test:443"), "https", "GET", path})
+		if x.Rule.Name != "admin" || x.Path != "" || x.Doubt != want || x.Others[0].Why != `rule "admin" goes before it: `+want {
+			t.Errorf("%s: %+v", path, x)
+		}
+	}
+}
+
 func TestAnExpiredRuleStillMatches(t *testing.T) {
 	t.Parallel()
 	p := parse(t, "version: 1\nrules:\n- {name: day, hosts: [a.test], expires: 2030-12-31}\n- {name: moment, hosts: [b.test], expires: 2030-12-31T18:00:00Z}\n- {name: never, hosts: [c.test]}\n")

@@ -123,18 +123,40 @@ func plainByte(c byte, escaped bool) bool {
 // hidesDelimiter reports whether a second decoding would make a dot, slash or
 // backslash out of an escaped percent sign and what follows it, escaped or not.
 func hidesDelimiter(after string) bool {
-	var c byte
+	c, ok := hidden(after)
+	return ok && (c == '.' || c == '/' || c == '\\' || c == '%' || c < ' ')
+}
+
+// hidden is what a second decoding makes out of an escaped percent sign and after.
+func hidden(after string) (c byte, ok bool) {
 	for range 2 {
 		if after == "" || after[0] == '%' && (len(after) < 3 || !isHex(after[1]) || !isHex(after[2])) {
-			return false
+			return 0, false
 		}
 		var digit byte
 		if digit, after = nextByte(after); !isHex(digit) {
-			return false
+			return 0, false
 		}
 		c = c<<4 | unhex(digit)
 	}
-	return c == '.' || c == '/' || c == '\\' || c == '%' || c < ' '
+	return c, true
+}
+
+// hasParameters reports whether an unambiguous path holds a ";", escaped or not:
+// servers that know parameters of segments drop what follows it.
+func hasParameters(raw string) bool {
+	for raw != "" {
+		escaped := raw[0] == '%'
+		var c byte
+		c, raw = nextByte(raw)
+		if c == ';' {
+			return true
+		}
+		if again, ok := hidden(raw); escaped && c == '%' && ok && again == ';' {
+			return true
+		}
+	}
+	return false
 }
 
 type segmentKind uint8

@@ -1,6 +1,7 @@
 package body
 
 import (
+	"bytes"
 	"mime"
 	"slices"
 	"strings"
@@ -55,4 +56,54 @@ func once(lower, name string) bool {
 	before, value, found := strings.Cut(lower, name+"=")
 	return found && strings.HasSuffix(strings.TrimRight(before, " \t"), ";") && !strings.Contains(before, name) &&
 		!strings.Contains(value, name+"=") && !strings.Contains(value, name+"*")
+}
+
+// IsJSON says whether a media type promises JSON (RFC 6839, 3.1).
+func IsJSON(media string) bool {
+	return media == "application/json" || media == "text/json" || strings.HasSuffix(media, "+json")
+}
+
+// Unlabelled says whether a media type is one under which clients send anything,
+// JSON too: none, or what curl takes without being told.
+func Unlabelled(media string) bool {
+	return slices.Contains([]string{"", "text/plain", "application/octet-stream", "application/x-www-form-urlencoded"}, media)
+}
+
+// unlabelled is JSON if it begins like an object or an array, and Raw otherwise.
+type unlabelled struct {
+	Layout  // nil until the first byte that is no white space
+	json    Layout
+	charset error
+}
+
+// NewUnlabelled is the layout of a body whose type does not say what it is: JSON
+// in which pointers are asked for if its first byte that is no white space is "{"
+// or "[", and then refused with charset, unless that is nil; else Raw.
+func NewUnlabelled(pointers []string, charset error) Layout {
+	return &unlabelled{json: NewJSON(pointers), charset: charset}
+}
+
+// Next decides what the body is, once that can be said.
+func (u *unlabelled) Next(b []byte) (Piece, error) {
+	if u.Layout == nil {
+		switch begun := bytes.TrimLeft(b, " \t\r\n"); {
+		case len(begun) == 0:
+			return Piece{Len: len(b), Part: Outside}, nil
+		case begun[0] != '{' && begun[0] != '[':
+			u.Layout = Raw{}
+		case u.charset != nil:
+			return Piece{}, u.charset
+		default:
+			u.Layout = u.json
+		}
+	}
+	return u.Layout.Next(b)
+}
+
+// End is that of what the body is. White space alone is nothing.
+func (u *unlabelled) End(rest []byte) error {
+	if u.Layout == nil {
+		return nil
+	}
+	return u.Layout.End(rest)
 }

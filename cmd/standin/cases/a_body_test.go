@@ -78,7 +78,19 @@ func jsonValueIsSubstituted(c *Case) {
 		c.S1().Each(Message{"POST", api, "/login", asJSON, body}, func(r *Response) { c.Refused(r, 400, "bad_request") })
 	}
 	c.U1.Requests(4)
-	c.Recorded(4, Want{"type": "substitute", "surface": "json /auth/token", "secret": "github", "method": "POST", "path": "/login"})
+	// What does not say that it is JSON is, if it begins so; what says that it is something else is not.
+	jsonBody := `{"auth":{"token":"` + c.P + `"}}`
+	for _, m := range []struct{ media, body, want string }{
+		{"application/x-www-form-urlencoded", jsonBody, strings.ReplaceAll(jsonBody, c.P, R)}, {"text/plain", "a text", "a text"},
+		{"image/png", "\x89PNG", "\x89PNG"}, {"application/xml", "<a>" + c.P + "</a>", "<a>" + c.P + "</a>"},
+	} {
+		before := len(c.U1.Received())
+		c.S1().Each(Message{"POST", api, "/login", []string{"Content-Type: " + m.media}, m.body}, func(r *Response) { c.Status(r, 200) })
+		for _, q := range c.U1.Requests(before + 2)[before:] {
+			c.Equal(string(q.Body), m.want)
+		}
+	}
+	c.Recorded(6, Want{"type": "substitute", "surface": "json /auth/token", "secret": "github", "method": "POST", "path": "/login"})
 }
 
 func placeholderElsewhereInJSON(c *Case) {

@@ -442,3 +442,28 @@ func (c *Case) rejects(text string) {
 	}
 	c.Exit(c.Standin("run", "--rules", path, "--", "true"), 125)
 }
+
+// denialByPath: what a server may read as a path that a rule denies is not
+// forwarded by the rule for the rest of the host.
+func denialByPath(c *Case) {
+	const host = "denied.test"
+	c.Rules.Add("{name: whole, hosts: [" + host + "], substitute: [{secret: github, in: header Authorization}]}")
+	c.Rules.Add("{name: admin, hosts: [" + host + "], paths: [\"/admin/**\"], deny: true}")
+	u := c.Upstream(host+":443", Serve{TLS: c.Certificate(host)})
+	paths := []string{"/admin/x", "//admin/x", "/x/../admin/x", "/%2e/admin/x", "/admin%2fx", "/admin%00/x", "/admin;a=b/x", "/admin%3Ba/x", "/./admin/x"}
+	for _, path := range paths {
+		c.Refused(c.S1().Do(host, get(path, host, bearer(c.P))), 403, "rule_denied")
+	}
+	c.Equal(len(u.Received()), 0)
+	c.Recorded(len(paths), Want{"type": "deny", "code": "rule_denied", "host": host})
+	c.Status(c.S1().Do(host, get("/administrator", host, bearer(c.P))), 200)
+	c.Equal(u.Requests(1)[0].Value("Authorization"), "Bearer "+R)
+	// At a host without such a rule they are forwarded as before.
+	c.Status(c.S1().Do(api, get("/admin;a=b/x", api, bearer(c.P))), 200)
+	c.U1.Requests(1)
+	r := c.Standin("rules", "explain", "--rules", c.Rules.Path, "GET", "https://"+host+"/admin;a=b/x")
+	c.Exit(r, 0)
+	if !strings.Contains(r.Out, "rule_denied") || !strings.Contains(r.Out, "semicolon") {
+		c.Errorf("rules explain: %s", r.Out)
+	}
+}

@@ -33,6 +33,7 @@ func sectionCPaths() []entry {
 		{"C38", otherWaysToAServer},
 		{"C39", hostsThatAreNone},
 		{"C40", wildcardsOverSuffixes},
+		{"C41", denialByPath},
 	}
 }
 
