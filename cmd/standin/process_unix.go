@@ -59,3 +59,6 @@ func maxConnections() int {
 func exhausted(err error) bool {
 	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
 }
+
+// writable says why this process cannot write into a folder, or nil.
+func writable(dir string) error { return unix.Access(dir, unix.W_OK|unix.X_OK) }
