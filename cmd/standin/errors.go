@@ -202,8 +202,11 @@ func runHint(err error) string {
 		taken    *control.TakenError
 		absent   *absentError
 		unproven *unprovenError
+		ending   *endingError
 	)
 	switch {
+	case errors.As(err, &ending):
+		return "wait until it has ended; then: standin serve"
 	case errors.As(err, &taken) && taken.Live:
 		return "use it: standin run --gateway " + shellWord(taken.Path) + " -- CMD; or end it first"
 	case errors.As(err, &taken):
