@@ -100,9 +100,18 @@ func inspect(dir string) (Info, []byte, error) {
 // checkVault says whether there is a vault in a private folder.
 func checkVault(dir string) error {
 	if _, err := os.Lstat(filepath.Join(dir, vaultFile)); errors.Is(err, fs.ErrNotExist) {
-		return &MissingError{filepath.Join(dir, vaultFile)}
+		missing := &MissingError{Path: filepath.Join(dir, vaultFile)}
+		if path := filepath.Join(dir, identityFile); exists(path) {
+			missing.Identity = path
+		}
+		return missing
 	}
 	return checkDir(dir)
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
 }
 
 // Create makes vault.age and identity.age in dir, and returns the private half
@@ -271,7 +280,11 @@ func unlock(dir string, u Unlock) (*age.X25519Identity, error) {
 		if u.IdentityFile != "" {
 			info.IdentityFile = u.IdentityFile
 		}
-		return readIdentity(info.IdentityFile)
+		identity, err := readIdentity(info.IdentityFile)
+		if err != nil {
+			err = &IdentityFileError{info.IdentityFile, err}
+		}
+		return identity, err
 	case "keyring":
 		text, err := keyring.Get(keyringService, info.account)
 		if err != nil {

@@ -120,7 +120,7 @@ func readSource(path, key string) ([]byte, Cause, error) {
 	}
 	info, err := os.Stat(path) // before opening: a pipe would wait for its other end
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, CauseNotFound, errors.New("there is no such file")
+		return nil, CauseNotFound, &missingFileError{}
 	}
 	if err == nil && !info.Mode().IsRegular() {
 		return nil, CauseUnavailable, &ModeError{path, "is not a regular file", "ls -l " + quote(path)}
@@ -151,6 +151,12 @@ func readSource(path, key string) ([]byte, Cause, error) {
 	}
 	return pick(data, key)
 }
+
+// missingFileError is fs.ErrNotExist, and needs no path: its SourceError has it.
+type missingFileError struct{}
+
+func (*missingFileError) Error() string        { return "there is no such file" }
+func (*missingFileError) Is(target error) bool { return target == fs.ErrNotExist }
 
 func checkWriters(path string, info fs.FileInfo) error {
 	uid, known := owner(info)

@@ -95,7 +95,7 @@ func (s *Store) load() (*payload, fs.FileInfo, error) {
 	// the file is read once more.
 	file, err := os.Lstat(s.path)
 	if err != nil {
-		return nil, nil, &MissingError{s.path}
+		return nil, nil, &MissingError{Path: s.path}
 	}
 	data, err := ReadPrivate(s.path)
 	if err != nil {
@@ -341,7 +341,7 @@ func (s *Store) update(change func(*payload, time.Time) error) error {
 		}
 		file, err := os.Lstat(s.path)
 		if err != nil {
-			return &MissingError{s.path}
+			return &MissingError{Path: s.path}
 		}
 		s.reading.Lock()
 		defer s.reading.Unlock()

@@ -62,10 +62,21 @@ var ErrPassphrase = errors.New("unlock vault: wrong passphrase, or identity.age 
 var ErrUnchanged = errors.New("the new value is the same as the old one")
 
 // MissingError says that there is no vault at Path. It is fs.ErrNotExist.
-type MissingError struct{ Path string }
+// Identity is the identity.age that is there all the same, or "".
+type MissingError struct{ Path, Identity string }
 
 func (e *MissingError) Error() string        { return fmt.Sprintf("open vault %q: there is none", e.Path) }
 func (e *MissingError) Is(target error) bool { return target == fs.ErrNotExist }
+
+// IdentityFileError says that the file which holds the identity of the vault,
+// outside of it, cannot be used.
+type IdentityFileError struct {
+	Path string
+	Err  error
+}
+
+func (e *IdentityFileError) Error() string { return "open identity: " + e.Err.Error() }
+func (e *IdentityFileError) Unwrap() error { return e.Err }
 
 // ExistsError says that a vault, or a part of one, is at Path and is not overwritten.
 type ExistsError struct{ Path string }

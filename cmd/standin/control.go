@@ -70,6 +70,8 @@ type gatewayStatus struct {
 	Descriptors int    `json:"descriptors"`
 	Tunnels     int    `json:"tunnels"`
 	Sessions    int    `json:"sessions"`
+	// Ending says that the gateway opens no session any more, and waits for requests.
+	Ending bool `json:"ending,omitempty"`
 	// Anchor lets "audit verify" see how far a live log has come.
 	Anchor audit.Anchor `json:"anchor"`
 }
@@ -161,6 +163,10 @@ func (c *controlServer) upgrade(protocol string, take func(net.Conn)) http.Handl
 			http.Error(w, `{"error":"refused"}`, http.StatusForbidden)
 			return
 		}
+		if c.ending() {
+			http.Error(w, `{"error":"ending"}`, http.StatusServiceUnavailable)
+			return
+		}
 		conn, buffered, err := http.NewResponseController(w).Hijack()
 		if err != nil {
 			http.Error(w, `{"error":"refused"}`, http.StatusInternalServerError)
@@ -180,6 +186,19 @@ func (c *controlServer) upgrade(protocol string, take func(net.Conn)) http.Handl
 	}
 }
 
+// ending says whether the gateway has been told to end.
+func (c *controlServer) ending() bool {
+	c.mu.Lock()
+	o := c.opener
+	c.mu.Unlock()
+	if o == nil {
+		return false
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.closed
+}
+
 func (c *controlServer) close() error {
 	err := c.server.Close()
 	c.serving.Wait()
@@ -195,7 +214,7 @@ func (c *controlServer) status(w http.ResponseWriter, _ *http.Request) {
 		}
 	}
 	answerJSON(w, gatewayStatus{PID: os.Getpid(), Version: version, Goroutines: runtime.NumGoroutine(),
-		Descriptors: openDescriptors(), Tunnels: c.g.proxy.Tunnels(), Sessions: n, Anchor: c.g.record.Anchor()})
+		Descriptors: openDescriptors(), Tunnels: c.g.proxy.Tunnels(), Sessions: n, Ending: c.ending(), Anchor: c.g.record.Anchor()})
 }
 
 // openDescriptors counts this process's descriptors, -1 where that is not known.

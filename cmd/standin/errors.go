@@ -29,7 +29,7 @@ func hint(err error) string {
 	if errors.As(err, &known) {
 		return known.text
 	}
-	for _, by := range []func(error) string{sourceHint, vaultHint, policyHint, logHint, runHint} {
+	for _, by := range []func(error) string{sourceHint, vaultHint, policyHint, logHint, runHint, placeHint} {
 		if text := by(err); text != "" {
 			return text
 		}
@@ -52,14 +52,19 @@ func vaultHint(err error) string {
 		unknown  *vault.NotFoundError
 		weak     *vault.WeakError
 		keys     *vault.KeyringError
+		outside  *vault.IdentityFileError
 	)
 	switch {
+	case errors.As(err, &missing) && missing.Identity != "":
+		return "put vault.age back from a backup; or give its secrets up, and begin anew: mv " + shellWord(missing.Identity) + " " + shellWord(missing.Identity+".old") + " && standin vault init"
 	case errors.As(err, &missing):
 		return "standin vault init"
 	case errors.As(err, &exists):
 		return "use it as it is, or move it away first: both vault.age and identity.age"
 	case errors.As(err, &mode):
 		return mode.Fix
+	case errors.As(err, &outside):
+		return "put the identity back from where you keep a copy of it: " + shellWord(outside.Path) + " is where identity.age says that it is"
 	case errors.Is(err, vault.ErrPassphrase):
 		return "type it again; a passphrase that is lost cannot be had back: standin vault init in another --home, and set the values anew"
 	case errors.As(err, &newer):
@@ -94,10 +99,40 @@ func sourceHint(err error) string {
 	switch {
 	case source.Cause == vault.CauseNotFound && scheme == "vault":
 		return "standin vault set " + name
+	case source.Cause == vault.CauseNotFound && scheme == "exec":
+		return "install the program, or name it by its whole path under \"sources:\" of the rules file"
+	case scheme == "file":
+		return fileHint(source, name)
 	case source.Cause == vault.CauseNotFound && scheme == "env":
 		return "export " + name + "=…"
 	case scheme == "exec":
 		return "run the command of that source by hand, as \"sources:\" in the rules file names it"
+	}
+	return ""
+}
+
+// fileHint is for a file: source.
+func fileHint(source *vault.SourceError, name string) string {
+	path, key, keyed := strings.Cut(name, "#")
+	var mode *vault.ModeError
+	switch {
+	case errors.As(source, &mode):
+		return mode.Fix
+	case source.Cause == vault.CauseNotFound && keyed && !errors.Is(source, fs.ErrNotExist):
+		return "the key " + key + " is a name of a dotenv file, or of a JSON object (/a/b goes into it): see which " + shellWord(path) + " has, or correct the source in the rules file"
+	case source.Cause == vault.CauseMalformed:
+		return "write the whole path: file:/etc/…, or file:~/…"
+	}
+	return "ls -l " + shellWord(path)
+}
+
+// placeHint is for folders and files that cannot be reached or written.
+func placeHint(err error) string {
+	switch {
+	case errors.Is(err, syscall.EROFS):
+		return "that file system is read-only: keep what Standin writes elsewhere: standin --home DIR …, or $STANDIN_HOME"
+	case errors.Is(err, fs.ErrPermission):
+		return "look who may do that, there and in the folder above: ls -ld; or keep what Standin writes elsewhere: standin --home DIR …"
 	}
 	return ""
 }
@@ -167,8 +202,11 @@ func runHint(err error) string {
 		taken    *control.TakenError
 		absent   *absentError
 		unproven *unprovenError
+		ending   *endingError
 	)
 	switch {
+	case errors.As(err, &ending):
+		return "wait until it has ended; then: standin serve"
 	case errors.As(err, &taken) && taken.Live:
 		return "use it: standin run --gateway " + shellWord(taken.Path) + " -- CMD; or end it first"
 	case errors.As(err, &taken):

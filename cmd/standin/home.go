@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -86,6 +87,17 @@ func (h home) prepare() error {
 		if err := vault.PrivateDir(dir); err != nil {
 			return err
 		}
+		if err := writable(dir); err != nil {
+			return &hinted{fmt.Errorf("write into folder %q: %w", dir, err), writableHint(dir, err)}
+		}
 	}
 	return nil
+}
+
+// writableHint is the way out for a folder that cannot be written.
+func writableHint(dir string, err error) string {
+	if errors.Is(err, fs.ErrPermission) {
+		return "chmod u+rwx " + shellWord(dir)
+	}
+	return placeHint(err)
 }

@@ -69,3 +69,6 @@ func tryLock(f *os.File) (bool, error) {
 	}
 	return err == nil, err
 }
+
+// writable says why this process cannot write into a folder, or nil.
+func writable(dir string) error { return unix.Access(dir, unix.W_OK|unix.X_OK) }

@@ -30,3 +30,6 @@ func tryLock(f *os.File) (bool, error) {
 	}
 	return err == nil, err
 }
+
+// writable leaves it to the writing itself.
+func writable(string) error { return nil }

@@ -75,6 +75,16 @@ func (e *absentError) Error() string {
 	return fmt.Sprintf("open session at %q: no gateway serves there: %v", e.Socket, e.Cause)
 }
 
+// endingError says that the gateway at a socket lets nobody in any more.
+type endingError struct{ Socket string }
+
+func (e *endingError) Error() string {
+	return fmt.Sprintf("ask the gateway at %q: it is ending, and opens no session any more", e.Socket)
+}
+
+// errEnding is its answer.
+var errEnding = errors.New("it is ending")
+
 // call has a conversation with the gateway at a socket.
 func call(socket string, by proofs) (*control.Conn, error) {
 	conn, err := upgraded(socket, "standin-conversation", "/v1/conversation")
@@ -111,6 +121,9 @@ func upgraded(socket, protocol, path string) (net.Conn, error) {
 	}
 	if err != nil {
 		conn.Close()
+		if errors.Is(err, errEnding) {
+			return nil, &endingError{socket}
+		}
 		return nil, &absentError{socket, err}
 	}
 	return conn, nil
@@ -121,6 +134,9 @@ func switched(conn net.Conn) error {
 	res, err := http.ReadResponse(bufio.NewReaderSize(byteReader{conn}, 16), &http.Request{Method: http.MethodPost})
 	if err != nil {
 		return errors.New("it does not answer as one")
+	}
+	if res.StatusCode == http.StatusServiceUnavailable {
+		return errEnding
 	}
 	if res.StatusCode != http.StatusSwitchingProtocols {
 		return errors.New("it serves one command, and opens no sessions for others")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
@@ -245,6 +246,9 @@ func (p *program) loadRules(h home, named string) (*rules.Policy, error) {
 // file puts into them.
 func readRules(path string) (*rules.Policy, error) {
 	policy, err := rules.Load(path)
+	if _, here := os.Stat(path); errors.Is(err, fs.ErrNotExist) && here == nil {
+		return nil, &hinted{err, "the rules name that file: put it there (or install it, if it is the program of a source), or correct it in " + shellWord(path)}
+	}
 	if err != nil {
 		return nil, err
 	}

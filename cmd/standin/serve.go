@@ -148,7 +148,7 @@ func (s *serving) start() (err error) {
 		return errors.Join(err, s.closeShared())
 	}
 	if s.desk, err = newControlServer(s.g, serveSocket); err != nil {
-		return errors.Join(err, s.closeShared(), s.g.close())
+		return errors.Join(s.predecessor(err), s.closeShared(), s.g.close())
 	}
 	if err := s.desk.serve(); err != nil {
 		return errors.Join(err, s.closeShared(), s.desk.close(), s.g.close())
@@ -156,6 +156,16 @@ func (s *serving) start() (err error) {
 	s.g.prune()
 	s.openDoors()
 	return s.announce()
+}
+
+// predecessor says that the gateway whose socket is in the way is ending, if it is.
+func (s *serving) predecessor(err error) error {
+	var taken *control.TakenError
+	var status gatewayStatus
+	if errors.As(err, &taken) && taken.Live && newControlClient(taken.Path).call("GET", "/v1/status", "", &status) == nil && status.Ending {
+		return &endingError{taken.Path}
+	}
+	return err
 }
 
 func (s *serving) closeShared() error {
