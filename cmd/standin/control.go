@@ -35,6 +35,9 @@ type controlServer struct {
 	doors     *doors  // nil: no command is relayed here
 	reserve   reserve
 	followers atomic.Int64
+	reloading sync.Mutex         // one reload at a time
+	read      looks              // at what was read last
+	stop      context.CancelFunc // ends the watch over the rules
 
 	mu       sync.Mutex
 	sessions []*hosted // oldest first; those that have ended stay for a while
@@ -100,6 +103,9 @@ func newControlServer(g *gateway, name string) (*controlServer, error) {
 	c.server = &http.Server{Handler: mux, ReadTimeout: 5 * time.Second, WriteTimeout: 5 * time.Second, IdleTimeout: 5 * time.Second, MaxHeaderBytes: 8 << 10}
 	c.reserve.fill()
 	c.serving.Go(func() { c.server.Serve(&reservedListener{listener, &c.reserve}) })
+	ctx, stop := context.WithCancel(g.life)
+	c.stop = stop
+	c.serving.Go(func() { c.watch(ctx) })
 	return c, nil
 }
 
@@ -182,6 +188,7 @@ func (c *controlServer) upgrade(protocol string, take func(net.Conn)) http.Handl
 }
 
 func (c *controlServer) close() error {
+	c.stop()
 	err := c.server.Close()
 	c.serving.Wait()
 	c.reserve.release()
