@@ -212,7 +212,7 @@ func (s *serving) end() error {
 	s.desk.doors.Close()
 	s.g.drain(s.f.grace)
 	for _, h := range s.desk.all() {
-		err = errors.Join(err, h.end("the gateway has ended"))
+		err = errors.Join(err, h.cutOff())
 	}
 	s.desk.opener.close()
 	s.served.Wait()
