@@ -34,6 +34,9 @@ type controlServer struct {
 	doors     *doors  // nil: no command is relayed here
 	reserve   reserve
 	followers atomic.Int64
+	reloading sync.Mutex         // one reload at a time
+	read      looks              // at what was read last
+	stop      context.CancelFunc // ends the watch over the rules
 
 	mu       sync.Mutex
 	sessions []*hosted // oldest first; those that have ended stay for a while
@@ -101,6 +104,9 @@ func newControlServer(g *gateway, name string) (*controlServer, error) {
 	c.server = &http.Server{Handler: mux, ReadTimeout: 5 * time.Second, WriteTimeout: 5 * time.Second, IdleTimeout: 5 * time.Second, MaxHeaderBytes: 8 << 10}
 	c.reserve.fill()
 	c.serving.Go(func() { c.server.Serve(&reservedListener{listener, &c.reserve}) })
+	ctx, stop := context.WithCancel(g.life)
+	c.stop = stop
+	c.serving.Go(func() { c.watch(ctx) })
 	return c, nil
 }
 
@@ -200,6 +206,7 @@ func (c *controlServer) ending() bool {
 }
 
 func (c *controlServer) close() error {
+	c.stop()
 	err := c.server.Close()
 	c.serving.Wait()
 	c.reserve.release()

@@ -58,12 +58,15 @@ type launched struct {
 	Removed []string  `json:"removed"`
 }
 
-// leaving is the launcher's last message, and its answer.
+// leaving is the launcher's last message, and its answer. A gateway that ends in
+// order gives the answer unasked.
 type leaving struct {
 	Reason string `json:"reason"`
 }
 
 type left struct {
+	// Early says that the gateway has ended before the command.
+	Early   bool       `json:"early,omitempty"`
 	Error   *toldError `json:"error,omitempty"`
 	Receipt *receipt   `json:"receipt,omitempty"`
 }

@@ -33,6 +33,7 @@ type hosted struct {
 	notes    sessionNotes
 	launcher processID     // zero where a shell is bound at a serving gateway
 	changed  chan struct{} // closed when grants are taken from it
+	parting  func(left)    // tells its launcher, which waits for the command, or nil
 }
 
 // host opens a session and serves it: on a listener of its own, or on the shared
@@ -172,6 +173,25 @@ func (h *hosted) follow() {
 		case <-h.gone:
 		}
 	}()
+}
+
+// partsBy notes how the launcher is told of an end before that of the command.
+func (h *hosted) partsBy(tell func(left)) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.parting = tell
+}
+
+// cutOff ends a session with its gateway, and gives its launcher the receipt.
+func (h *hosted) cutOff() error {
+	err := h.end("the gateway has ended")
+	h.mu.Lock()
+	parting := h.parting
+	h.mu.Unlock()
+	if parting != nil {
+		parting(left{Early: true, Receipt: h.receipt(), Error: tell(err)})
+	}
+	return err
 }
 
 // narrow keeps only the named grants, and tells those who follow.

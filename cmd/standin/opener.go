@@ -380,6 +380,7 @@ func (v *visit) attend(h *hosted, near bool) {
 		h.root(peer.Config{PID: child.Command.PID, Start: child.Command.Start, Mark: launch.Mark(h.session.ID), Alone: h.session.Profile.Extends == "command",
 			Launcher: peer.Launcher{PID: v.caller.PID, Start: v.callerStart}})
 	}
+	h.partsBy(func(last left) { _ = v.conn.Send(last) }) // who has gone needs no answer
 	var last leaving
 	if v.conn.Receive(&last) != nil {
 		v.o.g.logged(h.end(reasonGone))

@@ -217,19 +217,20 @@ func (s *servedSession) started(child *launch.Command, removed []string) error {
 func (s *servedSession) end(reason string) (*receipt, error) {
 	defer s.close()
 	var last left
-	err := s.conn.Send(leaving{reason})
-	if err == nil {
-		answered := make(chan error, 1)
-		go func() { answered <- s.conn.Receive(&last) }()
-		select {
-		case err = <-answered:
-		case <-time.After(farewell):
-			err = errors.New("it does not answer")
-		}
+	_ = s.conn.Send(leaving{reason}) // a gateway that has ended in order has answered before
+	answered := make(chan error, 1)
+	go func() { answered <- s.conn.Receive(&last) }()
+	var err error
+	select {
+	case err = <-answered:
+	case <-time.After(farewell):
+		err = errors.New("it does not answer")
+	}
+	if err != nil || last.Early {
+		// The command has run, and its exit code is its own; it is said all the same.
+		s.p.report(&hinted{fmt.Errorf("end session: the gateway at %q has gone before the command: its grants ended then", s.at), "standin audit show --session " + s.answer.Outfit.Session})
 	}
 	if err != nil {
-		// The command has run, and its exit code is its own; it is said all the same.
-		s.p.report(&hinted{fmt.Errorf("end session: the gateway at %q has gone before the command: its grants ended then", s.at), "standin audit show"})
 		return nil, nil
 	}
 	return last.Receipt, last.Error.err()

@@ -299,7 +299,12 @@ func (r *running) serve() (int, error) {
 		reason = "command did not start"
 	}
 	receipt, ended := s.end(reason)
-	if err = errors.Join(err, ended); r.f.receipt != "" && receipt != nil {
+	err = errors.Join(err, ended)
+	switch {
+	case r.f.receipt == "":
+	case receipt == nil && err == nil: // said, like the end of the gateway, beside the exit code of the command
+		r.p.report(fmt.Errorf("write receipt %q: the gateway was killed, and nobody else knows what stands in it", r.f.receipt))
+	case receipt != nil:
 		receipt.ExitCode = exitCode(code, err)
 		err = errors.Join(err, receipt.write(r.f.receipt))
 	}

@@ -41,8 +41,9 @@ show a one-time token of "standin session token". The socket is in the home's ru
 folder, and its path is printed.
 
 TERM and INT end it: requests under way may finish within --grace. HUP reads the
-rules again: what they take away counts at once, for all sessions; what they add
-counts once they are trusted, for new sessions.`,
+rules again, which also happens by itself soon after their file has changed: what
+they take away counts at once, for all sessions; what they add counts once they are
+trusted, for new sessions.`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error { return p.serve(cmd, f) },
 	}
@@ -221,7 +222,7 @@ func (s *serving) end() error {
 	s.desk.doors.Close()
 	s.g.drain(s.f.grace)
 	for _, h := range s.desk.all() {
-		err = errors.Join(err, h.end("the gateway has ended"))
+		err = errors.Join(err, h.cutOff())
 	}
 	s.desk.opener.close()
 	s.served.Wait()

@@ -18,7 +18,7 @@ func (s *serving) handle(got os.Signal) bool {
 	case syscall.SIGTERM, syscall.SIGINT:
 		return false
 	case syscall.SIGHUP:
-		s.reload()
+		s.desk.reload(true)
 	}
 	return true
 }

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -46,7 +47,8 @@ func endsInOrder(c *Case) {
 			_ = flush.Flush()
 		}
 	})
-	one, two := g.Session(Start{Name: "one"}), g.Session(Start{Name: "two"})
+	receipt := filepath.Join(c.Dir, "receipt")
+	one, two := g.Session(Start{Name: "one", Flags: []string{"--receipt", receipt}}), g.Session(Start{Name: "two"})
 	short, long := one.Tunnel(api), two.Tunnel(api)
 	short.Send(get("/short", api, bearer(c.P)))
 	long.Send(get("/long", api, bearer(c.P)))
@@ -78,6 +80,20 @@ func endsInOrder(c *Case) {
 	c.Recorded(1, Want{"type": "seal"})
 	if _, err := os.Stat(g.Socket); !os.IsNotExist(err) {
 		c.Errorf("the socket is still there: %v", err)
+	}
+	// The launcher has the receipt of what was used until then, and says so.
+	c.Equal(one.End(), 0)
+	text, err := os.ReadFile(receipt)
+	if err != nil || !strings.Contains(string(text), `"ended": "the gateway has ended"`) || !strings.Contains(string(text), `"used": 1`) || !strings.Contains(one.Stderr(), "has gone before the command") {
+		c.Errorf("the receipt is %s, %v; and said is %q", text, err, one.Stderr())
+	}
+	// A gateway that is killed leaves none.
+	g = c.Serve()
+	lost := g.Session(Start{Name: "lost", Flags: []string{"--receipt", receipt + "2"}})
+	g.Kill()
+	c.Equal(lost.End(), 0)
+	if _, err := os.Stat(receipt + "2"); err == nil || !strings.Contains(lost.Stderr(), "write receipt") {
+		c.Errorf("of a killed gateway there is a receipt, or nothing is said: %q", lost.Stderr())
 	}
 }
 
