@@ -123,15 +123,17 @@ type Anchor struct {
 	MAC    string    `json:"mac"`
 	Time   time.Time `json:"time"`
 	Source Source    `json:"-"` // where it was found
+
+	nonce, proof string // of a live gateway
 }
 
 // A Source says where an anchor was found, hence what it is worth.
 type Source string
 
 const (
-	Receipt     Source = "receipt" // the zero Source counts as this one
-	LiveGateway Source = "live gateway"
-	JournalLine Source = "journal" // anybody may write there: it counts only with a MAC that checks
+	Receipt     Source = "receipt"      // the zero Source counts as this one
+	LiveGateway Source = "live gateway" // anybody may sit at its socket: it counts only if it is made by Live.AnchorTo and checks
+	JournalLine Source = "journal"      // anybody may write there: it counts only with a MAC that checks
 )
 
 // ParseReceipt finds the anchors in a receipt: a JSON object with a member "anchor" or "anchors", or an anchor itself.

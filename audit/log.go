@@ -50,6 +50,7 @@ type Log struct {
 	full     bool // while down, as many notes are kept as may be
 	closing  bool
 	anchor   Anchor
+	live     [32]byte // proves that this log is alive at its anchor; zero after Close
 	closeErr error
 }
 
@@ -193,7 +194,7 @@ func (b *beginning) begin(streams []*stream) (*Log, error) {
 		w.chain.wipe()
 		return nil, err
 	}
-	l.anchor = anchorOf(l.stream, 1, text, wall)
+	l.anchor, l.live = anchorOf(l.stream, 1, text, wall), w.chain.liveKey()
 	go w.run()
 	return l, nil
 }
@@ -373,6 +374,7 @@ func (l *Log) Close() error {
 	<-l.finished
 	l.mu.Lock()
 	clear(l.prints[:])
+	clear(l.live[:])
 	l.mu.Unlock()
 	if first && l.closeErr == nil && l.config.Journal != nil {
 		_ = l.config.Journal.Send(l.Anchor()) // the journal is one witness of several; the log is whole without it

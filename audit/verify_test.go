@@ -302,8 +302,7 @@ func TestLiveGatewayAnchorsItsStream(t *testing.T) {
 	l := h.open(t, Config{})
 	appendTo(t, l, substitution(1))
 	h.wants(t, Unproven)
-	live := l.Anchor()
-	live.Source = LiveGateway
+	live := ask(t, l)
 	if r := h.wants(t, Whole, live); !r.Streams[1].Running || !r.Streams[1].Live {
 		t.Errorf("%+v", r.Streams[1])
 	}

@@ -232,9 +232,11 @@ func (w *writer) write(b *batch) error {
 func (w *writer) durable(text []byte) {
 	l := w.log
 	a := anchorOf(l.stream, w.chain.seq-1, text, l.wall())
+	live := w.chain.liveKey()
 	l.mu.Lock()
-	l.anchor = a
+	l.anchor, l.live = a, live
 	l.mu.Unlock()
+	clear(live[:])
 }
 
 // keep saves the notes of a batch that failed; who waited is told, and asks again or does without.

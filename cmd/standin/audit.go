@@ -162,7 +162,8 @@ func (p *program) auditOptions(cmd *cobra.Command, h home, v *auditVerify) (o au
 	return o, nil
 }
 
-// liveAnchors asks the gateways of this home how far their logs have come.
+// liveAnchors asks the gateways of this home how far their logs have come. Anybody
+// could answer: verify checks that it was the gateway.
 func liveAnchors(h home) []audit.Anchor {
 	gateways, err := gatewaysOf(h)
 	if err != nil {
@@ -170,12 +171,10 @@ func liveAnchors(h home) []audit.Anchor {
 	}
 	var anchors []audit.Anchor
 	for _, g := range gateways {
-		var status struct {
-			Anchor audit.Anchor `json:"anchor"`
-		}
-		if g.call("GET", "/v1/status", "", &status) == nil && status.Anchor.Stream != "" {
-			status.Anchor.Source = audit.LiveGateway
-			anchors = append(anchors, status.Anchor)
+		var live audit.Live
+		nonce := audit.NewNonce()
+		if g.call("GET", "/v1/anchor?nonce="+nonce, "", &live) == nil && live.Anchor.Stream != "" {
+			anchors = append(anchors, live.AnchorTo(nonce))
 		}
 	}
 	return anchors

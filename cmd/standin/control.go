@@ -67,7 +67,7 @@ type gatewayStatus struct {
 	Descriptors int    `json:"descriptors"`
 	Tunnels     int    `json:"tunnels"`
 	Sessions    int    `json:"sessions"`
-	// Anchor lets "audit verify" see how far a live log has come.
+	// Anchor shows how far the log has come.
 	Anchor audit.Anchor `json:"anchor"`
 }
 
@@ -87,6 +87,7 @@ func newControlServer(g *gateway, name string) (*controlServer, error) {
 	c := &controlServer{g: g, listener: listener}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", c.status)
+	mux.HandleFunc("GET /v1/anchor", c.anchor)
 	mux.HandleFunc("GET /v1/sessions", c.list)
 	mux.HandleFunc("POST /v1/sessions/{id}/revoke", c.revoke)
 	mux.HandleFunc("POST /v1/sessions/{id}/narrow", c.narrow)
@@ -202,6 +203,16 @@ func (c *controlServer) status(w http.ResponseWriter, _ *http.Request) {
 	}
 	answerJSON(w, gatewayStatus{PID: os.Getpid(), Version: version, Goroutines: runtime.NumGoroutine(),
 		Descriptors: openDescriptors(), Tunnels: c.g.proxy.Tunnels(), Sessions: n, Anchor: c.g.record.Anchor()})
+}
+
+// anchor proves to "audit verify" how far the log of this gateway has come.
+func (c *controlServer) anchor(w http.ResponseWriter, r *http.Request) {
+	live, err := c.g.record.Live(r.FormValue("nonce"))
+	if err != nil {
+		http.Error(w, `{"error":"refused"}`, http.StatusBadRequest)
+		return
+	}
+	answerJSON(w, live)
 }
 
 // openDescriptors counts this process's descriptors, -1 where that is not known.

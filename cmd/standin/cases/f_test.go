@@ -213,6 +213,7 @@ func theTailCutOff(c *Case) {
 			c.Errorf("it is called whole: %s", plain.description)
 		}
 	}
+	c.aFakeGateway(path, lines)
 	// Cut within a record: torn, as a crash leaves it, and with the receipt cut.
 	c.rewrite(path, lines)
 	last := lines[whole-1]

@@ -1,0 +1,173 @@
+package audit
+
+import (
+	"bufio"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+)
+
+const journalTag = "standin-audit"
+
+// A Journal hands anchors to the system's log, whose files the user cannot change. It is safe for concurrent use.
+type Journal struct {
+	path   string
+	native bool
+}
+
+// FindJournal returns the journal of this machine: journald's socket, else /dev/log; nil where there is neither.
+func FindJournal() *Journal {
+	for _, j := range []Journal{{"/run/systemd/journal/socket", true}, {"/dev/log", false}} {
+		if info, err := os.Stat(j.path); err == nil && info.Mode().Type() == os.ModeSocket {
+			return &j
+		}
+	}
+	return nil
+}
+
+// Send writes the anchor as one line of JSON under the tag standin-audit.
+func (j *Journal) Send(a Anchor) error {
+	text, err := json.Marshal(a)
+	if err != nil {
+		return err
+	}
+	c, err := net.Dial("unixgram", j.path)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	const notice = 5
+	if j.native {
+		_, err = fmt.Fprintf(c, "MESSAGE=%s\nPRIORITY=%d\nSYSLOG_IDENTIFIER=%s\n", text, notice, journalTag)
+	} else {
+		const user = 1
+		_, err = fmt.Fprintf(c, "<%d>%s[%d]: %s", user<<3|notice, journalTag, os.Getpid(), text)
+	}
+	return err
+}
+
+// ParseJournal finds the anchors in text that a system log gives out, such as that of journalctl -t standin-audit. What is
+// not an anchor is passed over.
+func ParseJournal(r io.Reader) ([]Anchor, error) {
+	var anchors []Anchor
+	lines := bufio.NewScanner(r)
+	lines.Buffer(nil, maxLine)
+	for lines.Scan() {
+		_, text, found := strings.Cut(lines.Text(), `{"stream":`)
+		if !found {
+			continue
+		}
+		var a Anchor
+		d := json.NewDecoder(strings.NewReader(`{"stream":` + text))
+		if d.Decode(&a) == nil && a.valid() == nil {
+			a.Source = JournalLine
+			anchors = append(anchors, a)
+		}
+	}
+	return anchors, lines.Err()
+}
+
+// liveLabel derives what a live gateway proves itself with from the key of its next record, which it gives nothing of away.
+const liveLabel = "standin audit live gateway v1"
+
+// A Live is what a gateway says of its log when it is asked: the last durable record, and the proof that it holds the key
+// of the next one.
+type Live struct {
+	Anchor Anchor `json:"anchor"`
+	Proof  string `json:"proof"`
+}
+
+// NewNonce returns what a gateway is asked with: nobody can have kept an answer to it.
+func NewNonce() string {
+	var nonce [32]byte
+	rand.Read(nonce[:])
+	return hex.EncodeToString(nonce[:])
+}
+
+// Live answers one who asks with a nonce. The error is ErrClosed where the key is gone.
+func (l *Log) Live(nonce string) (Live, error) {
+	if _, ok := parseHex(nonce); !ok {
+		return Live{}, fmt.Errorf("prove the key of the log: the nonce is not 64 hex digits")
+	}
+	l.mu.Lock()
+	a, key := l.anchor, l.live
+	l.mu.Unlock()
+	defer clear(key[:])
+	if key == [32]byte{} {
+		return Live{}, fmt.Errorf("prove the key of the log: %w", ErrClosed)
+	}
+	proof := liveProof(&key, &a, nonce)
+	return Live{a, hex.EncodeToString(proof[:])}, nil
+}
+
+// AnchorTo returns the anchor in the answer to nonce. Verify takes it for one only if the proof checks.
+func (l Live) AnchorTo(nonce string) Anchor {
+	a := l.Anchor
+	a.Source, a.nonce, a.proof = LiveGateway, nonce, l.Proof
+	return a
+}
+
+func liveProof(key *[32]byte, a *Anchor, nonce string) [32]byte {
+	c := newChain(point{})
+	defer c.wipe()
+	return c.mac(key, fmt.Appendf(nil, "%s %d %s %s", a.Stream, a.Seq, a.H, nonce))
+}
+
+// liveKey is made when a record is durable, and forgotten when the next one is.
+func (c *chain) liveKey() [32]byte { return c.mac(&c.key, []byte(liveLabel)) }
+
+// claimed tells whether anybody could have said so: it counts only with a proof.
+func (f *fact) claimed() bool {
+	return f.anchor != nil && (f.anchor.Source == JournalLine || f.anchor.Source == LiveGateway)
+}
+
+// genuine tells whether an anchor was made with the key of its record; that of a live gateway, with the key after it.
+func (w *walk) genuine(f *fact, key *[32]byte) bool {
+	if !w.keyed {
+		return false
+	}
+	if f.anchor.Source == LiveGateway {
+		next := newChain(point{key: *key})
+		defer next.wipe()
+		next.step()
+		live := next.liveKey()
+		want, ok := parseHex(f.anchor.proof)
+		got := liveProof(&live, f.anchor, f.anchor.nonce)
+		return ok && equal(&want, &got)
+	}
+	want, ok := parseHex(f.anchor.MAC)
+	got := w.chain.mac(key, f.h[:])
+	return ok && equal(&want, &got)
+}
+
+// idle tells whether a claim that has no proof and does not fit is no more than that, and warns of it. Without the
+// recovery key that of a gateway cannot be told from a genuine one.
+func (w *walk) idle(f *fact) bool {
+	what := "an anchor in the journal does not check"
+	if f.anchor.Source == LiveGateway {
+		what = fmt.Sprintf("who answers as the live gateway of stream %s does not hold its key", w.stream.id)
+	}
+	if w.keyed || f.anchor.Source == JournalLine {
+		w.report.warnings = append(w.report.warnings, what)
+		return true
+	}
+	return false
+}
+
+const maxSteps = 10_000_000 // records behind the end of a stream up to which the MAC of an anchor is checked
+
+func (w *walk) genuineLater(f *fact) bool {
+	if !w.keyed || f.seq-w.chain.seq > maxSteps {
+		return false
+	}
+	ahead := newChain(w.chain.point)
+	for ahead.seq < f.seq {
+		ahead.step()
+	}
+	return w.genuine(f, &ahead.key)
+}
