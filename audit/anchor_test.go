@@ -3,6 +3,7 @@ package audit
 import (
 	"bytes"
 	"errors"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -50,7 +51,7 @@ func TestOnlyTheHolderOfTheKeyIsALiveGateway(t *testing.T) {
 			t.Errorf("%s: warnings %v", name, r.Warnings)
 		}
 	}
-	if s := h.wants(t, Whole, live, last).Streams[1]; !s.Live || s.Anchored != live.Seq {
+	if s := h.wants(t, Unproven, live, last).Streams[1]; !s.Live || s.Anchored != live.Seq {
 		t.Errorf("the gateway itself: %+v", s)
 	}
 	if r, err := Verify(h.dir, VerifyOptions{Anchors: []Anchor{live}}); err != nil || r.Code != OrderOnly || r.Streams[1].Live {
@@ -74,6 +75,27 @@ func TestOnlyTheHolderOfTheKeyIsALiveGateway(t *testing.T) {
 	if _, err := l.Live(live.nonce); !errors.Is(err, ErrClosed) {
 		t.Errorf("after the end it answers: %v", err)
 	}
+}
+
+func TestAStreamOpenedAfterALiveGatewayCannotVanishUnseen(t *testing.T) {
+	h := newHouse(t)
+	l := h.open(t, Config{})
+	appendTo(t, l, substitution(1))
+	own := l.Anchor() // in a receipt of one of its sessions
+	last := h.fill(t, 2, Config{})
+	h.wants(t, Unproven, ask(t, l))
+	if r := h.wants(t, Whole, ask(t, l), last); !r.AllThere || r.Streams[0].Unproven != 0 {
+		t.Errorf("with the receipt of the newest session: %+v", r)
+	}
+	os.Remove(h.files(t)[1])
+	if r := h.wants(t, Unproven, ask(t, l)); r.AllThere || r.Unproven != 0 {
+		t.Errorf("the stream of an ended session is gone: %+v", r)
+	}
+	h.wants(t, Tampered, ask(t, l), last)
+	journal := last
+	journal.Source = JournalLine
+	h.wants(t, Unproven, ask(t, l), own, journal)
+	h.wants(t, Whole, ask(t, l), own) // as of that receipt
 }
 
 func TestALiveAnchorSurvivesAFailedWrite(t *testing.T) {

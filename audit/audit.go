@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -172,6 +173,28 @@ func (a Anchor) valid() error {
 		return errors.New("malformed anchor")
 	}
 	return nil
+}
+
+// A Problem is a sign of tampering. Segment and Seq are 0 where it has none.
+type Problem struct {
+	Stream  string `json:"stream,omitempty"`
+	Segment int    `json:"segment,omitempty"`
+	Seq     uint64 `json:"record,omitempty"`
+	What    string `json:"what"`
+}
+
+func (p Problem) String() string {
+	var parts []string
+	if p.Stream != "" {
+		parts = append(parts, "stream "+p.Stream)
+	}
+	if p.Segment > 0 {
+		parts = append(parts, fmt.Sprintf("segment %d", p.Segment))
+	}
+	if p.Seq > 0 {
+		return strings.Join(append(parts, fmt.Sprintf("record %d", p.Seq)), ", ") + ": " + p.What
+	}
+	return strings.Join(parts, ", ") + ": " + p.What
 }
 
 // An UnavailableError says that a record could not be made durable. Nothing may be done that needs it.

@@ -4,7 +4,6 @@ import (
 	"encoding/base64"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"filippo.io/age"
@@ -37,6 +36,7 @@ type Report struct {
 	Bytes    int64          `json:"bytes"`    // of these
 	Unproven uint64         `json:"unproven"` // whole records after the newest anchor of their stream
 	Newest   *Anchor        `json:"newest_anchor,omitempty"`
+	AllThere bool           `json:"all_there"` // an anchor that is no gateway's reaches the newest stream, so none before it is missing
 	Streams  []StreamReport `json:"streams"`
 	Problems []Problem      `json:"problems,omitempty"`
 	Warnings []string       `json:"warnings,omitempty"`
@@ -62,28 +62,6 @@ type StreamReport struct {
 	before   uint64 // records that an export does not hold
 	problems []Problem
 	warnings []string
-}
-
-// A Problem is a sign of tampering. Segment and Seq are 0 where it has none.
-type Problem struct {
-	Stream  string `json:"stream,omitempty"`
-	Segment int    `json:"segment,omitempty"`
-	Seq     uint64 `json:"record,omitempty"`
-	What    string `json:"what"`
-}
-
-func (p Problem) String() string {
-	var parts []string
-	if p.Stream != "" {
-		parts = append(parts, "stream "+p.Stream)
-	}
-	if p.Segment > 0 {
-		parts = append(parts, fmt.Sprintf("segment %d", p.Segment))
-	}
-	if p.Seq > 0 {
-		return strings.Join(append(parts, fmt.Sprintf("record %d", p.Seq)), ", ") + ": " + p.What
-	}
-	return strings.Join(parts, ", ") + ": " + p.What
 }
 
 type verifier struct {
@@ -153,14 +131,6 @@ func (v *verifier) keys() error {
 	var err error
 	v.identities, err = parseRecoveryKey(v.options.RecoveryKey)
 	return err
-}
-
-func parseRecoveryKey(text string) ([]age.Identity, error) {
-	id, err := age.ParseX25519Identity(strings.TrimSpace(text))
-	if err != nil {
-		return nil, &KeyError{"recovery", "it is malformed"} // the cause could quote a part of it
-	}
-	return []age.Identity{id}, nil
 }
 
 func (v *verifier) warn(text string) { v.report.Warnings = append(v.report.Warnings, text) }
@@ -288,6 +258,8 @@ func (v *verifier) anchors() {
 			v.facts[a.Stream] = append(v.facts[a.Stream], &fact{seq: a.Seq, h: h, from: "an anchor of the " + string(a.Source), anchor: &a})
 		case a.Source == JournalLine:
 			v.warn(fmt.Sprintf("the journal has an anchor of stream %s, which is not there", a.Stream))
+			number, _ := parseStreamID(a.Stream)
+			v.unchecked = v.unchecked || len(v.streams) == 0 || number > v.streams[len(v.streams)-1].number // nobody else could miss it
 		default:
 			v.problem(Problem{Stream: a.Stream, What: fmt.Sprintf("is missing; the %s has an anchor of its record %d", a.Source, a.Seq)})
 		}
@@ -346,6 +318,8 @@ func (v *verifier) prove() {
 				continue
 			}
 			r.Live = r.Live || a.Source == LiveGateway && r.Running
+			// A gateway knows of its own stream only: one that was opened after it may have been deleted.
+			v.report.AllThere = v.report.AllThere || a.Source != LiveGateway && i == len(v.report.Streams)-1
 			if v.report.Newest == nil || a.Time.After(v.report.Newest.Time) {
 				v.report.Newest = a
 			}
@@ -374,7 +348,7 @@ func (v *verifier) judge() {
 	r.Problems = unique(r.Problems)
 	slices.Sort(r.Warnings)
 	r.Warnings = slices.Compact(r.Warnings)
-	torn, open := false, len(r.Streams) == 0 || v.unchecked
+	torn, open := false, !r.AllThere || v.unchecked
 	for _, s := range r.Streams {
 		torn = torn || s.Torn
 		open = open || s.Unproven > 0 || s.GivenUp > 0 || !(s.Sealed || s.Live)

@@ -303,13 +303,19 @@ func TestLiveGatewayAnchorsItsStream(t *testing.T) {
 	appendTo(t, l, substitution(1))
 	h.wants(t, Unproven)
 	live := ask(t, l)
-	if r := h.wants(t, Whole, live); !r.Streams[1].Running || !r.Streams[1].Live {
+	if r := h.wants(t, Unproven, live); !r.Streams[1].Running || !r.Streams[1].Live || r.Unproven != 0 || r.AllThere {
 		t.Errorf("%+v", r.Streams[1])
 	}
 	appendTo(t, l, substitution(2)) // written since the gateway was asked
-	h.wants(t, Whole, live)
+	if r := h.wants(t, Unproven, live); r.Unproven != 0 {
+		t.Errorf("%d records are unproven that were written since", r.Unproven)
+	}
+	receipt := l.Anchor() // of a session that is over
+	h.wants(t, Whole, live, receipt)
 	l.Close()
-	h.wants(t, Unproven, live)
+	if r := h.wants(t, Unproven, live); r.Unproven == 0 {
+		t.Error("what a gateway that is gone has written last is proven")
+	}
 }
 
 func TestJournalAnchorsCountOnlyWithTheirMAC(t *testing.T) {

@@ -53,7 +53,10 @@ record was written by the gateway and never changed. Opening records are checked
 against the vault, too, if --vault or a passphrase file opens it.
 
 What was written after the newest anchor could have been cut off unseen. Anchors
-come from receipts, from the system's journal, and from gateways that are running.
+come from receipts, from the system's journal, and from gateways that are running,
+which prove with the key of their log that it is they who answer. They know of their
+own stream only: that no later one was deleted, a receipt of the newest session or
+the journal must say.
 An export of a stretch of time is never more than 12: what lies outside of it, and
 which streams were left out, does not show in it. One of everything is whole (0)
 with the receipt of the newest session.
@@ -252,6 +255,9 @@ func (p *program) printReport(r *audit.Report, export bool) {
 	if !r.Vouched {
 		fmt.Fprintln(p.out, "not checked: who opened the streams (--vault)")
 	}
+	if n := len(r.Streams); n > 0 && !export {
+		fmt.Fprintf(p.out, "not checked: whether a stream that was opened after %s was deleted (--receipt of the newest session)\n", shown(r.Streams[n-1].Stream))
+	}
 	if r.Code == audit.Whole {
 		fmt.Fprintf(p.out, "whole: every record (%d), in every stream (%d), up to the end\n", r.Records, len(r.Streams))
 	}
@@ -284,6 +290,10 @@ func verdict(r *audit.Report, export bool) error {
 	if export {
 		return exitError(r.Code, &hinted{fmt.Errorf("verify audit: %d records are whole, as far as they go; %d of them are unproven, and whole streams could have been left out of the export", r.Records, r.Unproven),
 			"export everything, and give the receipt of the newest session: standin audit verify --export FILE --receipt FILE"})
+	}
+	if r.Unproven == 0 && !r.AllThere && len(r.Streams) > 0 {
+		return exitError(r.Code, &hinted{fmt.Errorf("verify audit: %d records are whole, up to the end; but a whole stream that was opened later could have been deleted: only a gateway that is running vouches for the newest one, and it knows of no other", r.Records),
+			"give the receipt of the newest session, or the journal: standin audit verify --receipt FILE"})
 	}
 	return exitError(r.Code, &hinted{fmt.Errorf("verify audit: %d records are whole; %d of them are unproven: they lie after the newest anchor, where the end could have been cut off", r.Records, r.Unproven),
 		"give anchors that were kept elsewhere: standin audit verify --receipt FILE"})

@@ -67,3 +67,35 @@ func (c *Case) aFakeGateway(path string, lines [][]byte) {
 	stop()
 	c.rewrite(path, lines)
 }
+
+// aLiveGateway vouches for its own stream, and for no other: one that was opened
+// after it is missed by nobody but its receipt.
+func (c *Case) aLiveGateway(receipts ...string) {
+	c.Helper()
+	var flags []string
+	for _, r := range receipts {
+		flags = append(flags, "--receipt", r)
+	}
+	s := c.Start(Start{Name: "live"})
+	c.Status(s.Do(api, get("/live", api, bearer(c.P))), 200)
+	alone := func() {
+		r, rep := c.verify(flags...)
+		if r.Code != 12 || rep.Unproven != 0 {
+			c.Errorf("a live gateway alone vouches for the newest stream: %s", r.description)
+		}
+		plain := c.Standin(append([]string{"audit", "verify", "--recovery-key-file", ground.recovery}, flags...)...)
+		c.ErrorAndHint(plain, 12, "opened later could have been deleted", "receipt of the newest session")
+	}
+	alone()
+	path, _, newest := c.oneLog("beside")
+	c.Exit(first(c.verify(append(flags, "--receipt", newest)...)), 0)
+	if err := os.Rename(path, path+".away"); err != nil {
+		c.Fatal(err)
+	}
+	alone()
+	c.Exit(first(c.verify(append(flags, "--receipt", newest)...)), 10)
+	if err := os.Rename(path+".away", path); err != nil {
+		c.Fatal(err)
+	}
+	c.Equal(s.End(), 0)
+}

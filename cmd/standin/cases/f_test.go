@@ -242,11 +242,7 @@ func theTailCutOff(c *Case) {
 	c.rewrite(path, lines)
 	c.Equal(first(c.verify("--receipt", receipt, "--receipt", second)).Code, 0)
 
-	// While a gateway lives it vouches for its own log.
-	s := c.Start(Start{Name: "live"})
-	c.Status(s.Do(api, get("/live", api, bearer(c.P))), 200)
-	c.Exit(first(c.verify("--receipt", receipt, "--receipt", second)), 0)
-	c.Equal(s.End(), 0)
+	c.aLiveGateway(receipt, second)
 }
 
 func twoGatewaysInOneHome(c *Case) {
