@@ -21,8 +21,8 @@ const (
 	maxRetired    = 1000 // streams that one opening record retires: it must fit into a line
 )
 
-// A Retention says which streams Open removes: only whole ones that ended, only the oldest, and only after the opening
-// record that says so is durable.
+// A Retention says which streams Open removes: only whole ones that ended, as the openings after them know it (else
+// *EvidenceError), only the oldest, and only after the opening record that says so is durable.
 type Retention struct {
 	Bytes int64         // while the log is larger than this
 	Age   time.Duration // while the last record is older than this
@@ -222,9 +222,8 @@ func exportStart(out io.Writer, id string, l, before *line, opening []byte) erro
 // stream is missing. Whole only where anchors prove each stream up to its last record here, and no stream that the others
 // name was left out; a stretch of time is Unproven, since what lies outside of it cannot be seen.
 func VerifyExport(in io.Reader, o VerifyOptions) (*Report, error) {
-	v := &verifier{options: o, present: map[string]*stream{}, openings: map[string]*opening{}, gone: map[string]string{},
-		facts: map[string][]*fact{}, report: &Report{Keyed: o.RecoveryKey != "", Vouched: o.VaultKey != nil}}
-	if err := v.keys(); err != nil {
+	v, err := newVerifier("", o)
+	if err != nil {
 		return nil, fmt.Errorf("verify export: %w", err)
 	}
 	ends := map[string]tip{}
@@ -297,6 +296,7 @@ func (v *verifier) outside(ends map[string]tip) {
 		hard := slices.Concat(o.Ended, follows(o))
 		for i, t := range slices.Concat(hard, o.Running) {
 			leftOut(t.Stream, "stream "+r.Stream)
+			v.compare(t, fact{final: i < len(o.Ended), soft: i >= len(hard)}, "stream "+r.Stream)
 			end := ends[t.Stream]
 			switch {
 			case v.present[t.Stream] == nil:

@@ -221,6 +221,49 @@ func (e *OlderVaultError) Error() string {
 	return fmt.Sprintf("check the vault against the audit log: it is an older copy (write %d, and the log has seen write %d)", e.Have, e.Seen)
 }
 
+// An EvidenceError says that nothing was retired since the log is not what it was.
+type EvidenceError struct{ Problem Problem }
+
+func (e *EvidenceError) Error() string {
+	return fmt.Sprintf("keep the log as it is, and retire nothing: it was tampered with: %s; see \"standin audit verify\"", e.Problem)
+}
+
+// checked chooses what to retire, and checks it: a stream that is not what is known of it is evidence. It takes no lock,
+// since it reads every record of these streams.
+func (r Retention) checked(dir string, vault []byte, now time.Time) ([]tip, error) {
+	if r == (Retention{}) {
+		return nil, nil
+	}
+	v, err := newVerifier(dir, VerifyOptions{VaultKey: vault})
+	if err == nil {
+		v.streams, _, err = scan(dir)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range v.streams {
+		v.present[s.id] = s
+	}
+	retire, err := r.choose(dir, v.streams, now)
+	if err != nil {
+		return nil, err
+	}
+	v.readOpenings()
+	v.commitments()
+	for _, s := range v.streams {
+		if slices.ContainsFunc(retire, func(t tip) bool { return t.Stream == s.id }) {
+			v.check(s)
+		}
+	}
+	if len(v.report.Problems) > 0 {
+		return nil, &EvidenceError{v.report.Problems[0]}
+	}
+	return retire, nil
+}
+
 // SeenVaultWrites returns the write of the vault that the log has seen: that of the newest opening record which the owner of
 // the vault made; 0 where there is none.
 func SeenVaultWrites(dir string, vaultKey []byte) (uint64, error) {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -97,6 +98,11 @@ func Open(dir string, keys Keys, config Config) (*Log, error) {
 func createSegment(dir, name string) (file, error) { return segment.Create(dir, name) }
 
 func open(dir string, keys Keys, config Config, create func(dir, name string) (file, error)) (*Log, error) {
+	now := (&Log{config: config}).wall()
+	checked, err := config.Retain.checked(dir, keys.Vault, now)
+	if err != nil {
+		return nil, fmt.Errorf("open audit log: %w", err)
+	}
 	b, err := prepare(dir, keys, config)
 	if err != nil {
 		return nil, fmt.Errorf("open audit log: %w", err)
@@ -108,10 +114,11 @@ func open(dir string, keys Keys, config Config, create func(dir, name string) (f
 	if err != nil {
 		return nil, fmt.Errorf("open audit log: %w", err)
 	}
-	b.opening.Retired, err = config.Retain.choose(dir, streams, b.log.wall())
+	b.opening.Retired, err = config.Retain.choose(dir, streams, now)
 	if err != nil {
 		return nil, fmt.Errorf("open audit log: %w", err)
 	}
+	b.opening.Retired = slices.DeleteFunc(b.opening.Retired, func(t tip) bool { return !slices.Contains(checked, t) })
 	l, err := b.begin(streams)
 	if err != nil {
 		return nil, fmt.Errorf("open audit log: %w", err)

@@ -349,6 +349,73 @@ func TestRetentionRemovesOldestStreamsOnTheRecord(t *testing.T) {
 	h.wants(t, Tampered, last)
 }
 
+func TestRetentionRemovesNoEvidence(t *testing.T) {
+	python := findPython(t)
+	h := newHouse(t)
+	var anchors []Anchor
+	for range 4 {
+		anchors = append(anchors, h.fill(t, 20, Config{}))
+	}
+	saved := h.copyTo(t, filepath.Join(t.TempDir(), "saved"))
+	path := h.files(t)[1]
+	lines := bytes.SplitAfter(read(t, path), []byte("\n"))
+	all := Config{Retain: Retention{Bytes: 1}}
+	for what, text := range map[string][]byte{
+		"cut":     bytes.Join(lines[:6], nil),
+		"changed": bytes.Replace(bytes.Join(lines, nil), []byte("github-api"), []byte("github-apj"), 1),
+	} {
+		write(t, path, text)
+		var evidence *EvidenceError
+		if _, err := Open(h.dir, h.keys, all); !errors.As(err, &evidence) || evidence.Problem.Stream != anchors[1].Stream {
+			t.Fatalf("%s: %v", what, err)
+		}
+		if n := len(h.files(t)); n != 4 {
+			t.Fatalf("%s: %d files are left", what, n)
+		}
+	}
+
+	// As one would retire it who does not look.
+	write(t, path, bytes.Join(lines[:6], nil))
+	streams, _, err := scan(h.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := prepare(h.dir, h.keys, Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b.opening.Retired, err = all.Retain.choose(h.dir, streams, b.log.wall()); err != nil {
+		t.Fatal(err)
+	}
+	// The third stream stays: it knows how the second ended.
+	b.opening.Retired = b.opening.Retired[:2]
+	l, err := b.begin(streams)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	b.unlock.Close()
+	remove(h.dir, streams, b.opening.Retired)
+	r := h.wants(t, Tampered, l.Anchor())
+	if p := r.Problems[0]; p.Stream != anchors[1].Stream || p.Seq != anchors[1].Seq {
+		t.Errorf("problems %v", r.Problems)
+	}
+	if code, out := python(h.dir, ""); code != Tampered {
+		t.Errorf("the second verifier says %d: %s", code, out)
+	}
+
+	// In order, an anchor of what was retired still counts for something.
+	restore(t, h, saved)
+	last := h.fill(t, 1, all)
+	h.wants(t, Whole, last, anchors[1])
+	later := anchors[1]
+	later.Seq++
+	h.wants(t, Tampered, last, later)
+	if code, out := python(h.dir, ""); code != OrderOnly {
+		t.Errorf("the second verifier says %d: %s", code, out)
+	}
+}
+
 func TestRetentionByAgeAndNotOfWhatIsBeingWritten(t *testing.T) {
 	h := newHouse(t)
 	l := h.open(t, Config{})

@@ -73,6 +73,7 @@ type verifier struct {
 	present    map[string]*stream
 	openings   map[string]*opening // without an entry: the stream has no whole first record
 	gone       map[string]string   // streams that were removed on purpose, and by whose word
+	retired    map[string]tip      // what their ends were then; not known of those in an archive
 	facts      map[string][]*fact
 	report     *Report
 	writes     uint64 // of the vault, up to the opening that is looked at
@@ -84,14 +85,11 @@ type verifier struct {
 // Verify checks every stream in dir. It returns an error only where it cannot judge: dir or a key cannot be read, or the
 // recovery key opens none of the streams (*KeyError). Its memory does not grow with the size of the log.
 func Verify(dir string, o VerifyOptions) (*Report, error) {
-	v := &verifier{dir: dir, options: o, present: map[string]*stream{}, openings: map[string]*opening{},
-		gone: map[string]string{}, facts: map[string][]*fact{},
-		report: &Report{Keyed: o.RecoveryKey != "", Vouched: o.VaultKey != nil}}
-	if err := v.keys(); err != nil {
+	v, err := newVerifier(dir, o)
+	if err != nil {
 		return nil, fmt.Errorf("verify audit: %w", err)
 	}
 	var foreign []string
-	var err error
 	if v.streams, foreign, err = scan(dir); err != nil {
 		return nil, fmt.Errorf("verify audit: %w", err)
 	}
@@ -116,6 +114,13 @@ func Verify(dir string, o VerifyOptions) (*Report, error) {
 	v.prove()
 	v.judge()
 	return v.report, nil
+}
+
+func newVerifier(dir string, o VerifyOptions) (*verifier, error) {
+	v := &verifier{dir: dir, options: o, present: map[string]*stream{}, openings: map[string]*opening{},
+		gone: map[string]string{}, retired: map[string]tip{}, facts: map[string][]*fact{},
+		report: &Report{Keyed: o.RecoveryKey != "", Vouched: o.VaultKey != nil}}
+	return v, v.keys()
 }
 
 func (v *verifier) keys() error {
@@ -174,7 +179,7 @@ func (v *verifier) removals(s *stream, o *opening) {
 	}
 	v.unchecked = v.unchecked || !v.report.Vouched
 	for _, t := range o.Retired {
-		v.gone[t.Stream] = s.id
+		v.gone[t.Stream], v.retired[t.Stream] = s.id, t
 	}
 	if o.Archive != nil {
 		v.warn(fmt.Sprintf("stream %s: %d streams before it were moved to %q: %s", s.id, o.Archive.Streams, o.Archive.Directory, o.Reason))
@@ -232,6 +237,7 @@ func (v *verifier) commit(s *stream, tips []tip, like fact, said map[string]bool
 		}
 		said[t.Stream] = true
 		if v.gone[t.Stream] != "" {
+			v.compare(t, like, "stream "+s.id)
 			continue
 		}
 		if v.present[t.Stream] == nil {
@@ -244,6 +250,22 @@ func (v *verifier) commit(s *stream, tips []tip, like fact, said map[string]bool
 	}
 }
 
+// compare checks what is known of a stream that is gone against the end that it was retired with: who cuts a stream must not
+// be rid of what was said of it by having it retired.
+func (v *verifier) compare(t tip, like fact, from string) {
+	end, ok := v.retired[t.Stream]
+	if !ok || t.Seq < end.Seq && !like.final || t.Seq == end.Seq && t.H == end.H {
+		return
+	}
+	what := fmt.Sprintf("is known to %s, but the stream was retired at record %d, as if it had ended otherwise", from, end.Seq)
+	if like.soft || like.claimed() { // the record may have been given up; or anybody can have said so
+		v.warn(fmt.Sprintf("record %d of stream %s %s", t.Seq, t.Stream, what))
+		v.unchecked = true
+		return
+	}
+	v.problem(Problem{Stream: t.Stream, Seq: t.Seq, What: what})
+}
+
 func (v *verifier) anchors() {
 	for _, a := range v.options.Anchors {
 		if a.Source == "" {
@@ -254,6 +276,7 @@ func (v *verifier) anchors() {
 		case a.valid() != nil || !ok:
 			v.warn(fmt.Sprintf("an anchor of the %s is malformed", a.Source))
 		case v.gone[a.Stream] != "":
+			v.compare(tip{a.Stream, a.Seq, a.H}, fact{anchor: &a}, "an anchor of the "+string(a.Source))
 		case v.present[a.Stream] != nil:
 			v.facts[a.Stream] = append(v.facts[a.Stream], &fact{seq: a.Seq, h: h, from: "an anchor of the " + string(a.Source), anchor: &a})
 		case a.Source == JournalLine:

@@ -231,6 +231,10 @@ func theTailCutOff(c *Case) {
 	for _, flags := range [][]string{nil, {"--receipt", second}} {
 		c.rewrite(path, lines[:whole-2])
 		c.Equal(first(c.verify(flags...)).Code, 10)
+		// Nor can it be retired, and the cut with it.
+		if r := c.Standin("audit", "prune", "--larger-than", "1KiB"); r.Code != 1 || !strings.Contains(r.Err, "tampered with") || len(readLines(c, path)) != whole-2 {
+			c.Errorf("a log that was cut is pruned: %s", r.description)
+		}
 		if err := os.Rename(path, path+".away"); err != nil {
 			c.Fatal(err)
 		}
