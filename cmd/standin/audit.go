@@ -284,8 +284,8 @@ func verdict(r *audit.Report, export bool) error {
 		return exitError(r.Code, &hinted{fmt.Errorf("verify audit: the order of %d records holds, but no MAC was checked", r.Records),
 			"give the recovery key: standin audit verify --recovery-key-file FILE"})
 	case audit.Torn:
-		return exitError(r.Code, &hinted{fmt.Errorf("verify audit: %d records are whole, and a last one is unfinished, as a crash leaves it", r.Records),
-			"see \"standin audit show\" for what came before; nothing that was acted upon is missing if the disk kept its word"})
+		return exitError(r.Code, &hinted{fmt.Errorf("verify audit: %d records are whole, and a last one is unfinished, as a crash leaves it; %s", r.Records, unproven(r)),
+			"who cuts the end off can leave the same; give anchors that were kept elsewhere: standin audit verify --receipt FILE"})
 	}
 	if export {
 		return exitError(r.Code, &hinted{fmt.Errorf("verify audit: %d records are whole, as far as they go; %d of them are unproven, and whole streams could have been left out of the export", r.Records, r.Unproven),
@@ -295,8 +295,13 @@ func verdict(r *audit.Report, export bool) error {
 		return exitError(r.Code, &hinted{fmt.Errorf("verify audit: %d records are whole, up to the end; but a whole stream that was opened later could have been deleted: only a gateway that is running vouches for the newest one, and it knows of no other", r.Records),
 			"give the receipt of the newest session, or the journal: standin audit verify --receipt FILE"})
 	}
-	return exitError(r.Code, &hinted{fmt.Errorf("verify audit: %d records are whole; %d of them are unproven: they lie after the newest anchor, where the end could have been cut off", r.Records, r.Unproven),
+	return exitError(r.Code, &hinted{fmt.Errorf("verify audit: %d records are whole; %s", r.Records, unproven(r)),
 		"give anchors that were kept elsewhere: standin audit verify --receipt FILE"})
+}
+
+// unproven says how much of the end could be missing.
+func unproven(r *audit.Report) string {
+	return fmt.Sprintf("%d of them are unproven: they lie after the newest anchor, where the end could have been cut off", r.Unproven)
 }
 
 // openInput opens a file to read, or standard input for "-".

@@ -221,6 +221,8 @@ func theTailCutOff(c *Case) {
 		c.Fatal(err)
 	}
 	c.Equal(first(c.verify()).Code, 13)
+	plain := c.Standin("audit", "verify", "--recovery-key-file", ground.recovery)
+	c.ErrorAndHint(plain, 13, fmt.Sprintf("%d of them are unproven: they lie after the newest anchor", whole-1), "--receipt FILE")
 	c.Equal(first(c.verify("--receipt", receipt)).Code, 10)
 	c.rewrite(path, lines)
 
