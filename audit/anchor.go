@@ -5,14 +5,76 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
 	"strings"
+	"time"
 )
 
 const journalTag = "standin-audit"
+
+// An Anchor says that the record Seq of a stream existed and had this H: a copy of it outside the log proves that the log
+// reached at least so far. MAC shows that it was not made up.
+type Anchor struct {
+	Stream string    `json:"stream"`
+	Seq    uint64    `json:"seq"`
+	H      string    `json:"h"`
+	MAC    string    `json:"mac"`
+	Time   time.Time `json:"time"`
+	Source Source    `json:"-"` // where it was found
+
+	nonce, proof string // of a live gateway
+}
+
+// A Source says where an anchor was found, hence what it is worth.
+type Source string
+
+const (
+	Receipt     Source = "receipt"      // the zero Source counts as this one
+	LiveGateway Source = "live gateway" // anybody may sit at its socket: it counts only if it is made by Live.AnchorTo and checks
+	JournalLine Source = "journal"      // anybody may write there: it counts only with a MAC that checks
+)
+
+// ParseReceipt finds the anchors in a receipt: a JSON object with a member "anchor" or "anchors", or an anchor itself.
+func ParseReceipt(data []byte) ([]Anchor, error) {
+	var receipt struct {
+		Anchor
+		One  *Anchor  `json:"anchor"`
+		Many []Anchor `json:"anchors"`
+	}
+	if err := json.Unmarshal(data, &receipt); err != nil {
+		return nil, fmt.Errorf("parse receipt: not a JSON object of a receipt")
+	}
+	anchors := receipt.Many
+	if receipt.One != nil {
+		anchors = append(anchors, *receipt.One)
+	}
+	if receipt.Stream != "" {
+		anchors = append(anchors, receipt.Anchor)
+	}
+	for _, a := range anchors {
+		if err := a.valid(); err != nil {
+			return nil, fmt.Errorf("parse receipt: %w", err)
+		}
+	}
+	if len(anchors) == 0 {
+		return nil, errors.New("parse receipt: it holds no anchor")
+	}
+	return anchors, nil
+}
+
+func (a Anchor) valid() error {
+	_, idOK := parseStreamID(a.Stream)
+	_, hOK := parseHex(a.H)
+	_, macOK := parseHex(a.MAC)
+	if !idOK || !hOK || a.Seq == 0 || (a.MAC != "" && !macOK) {
+		return errors.New("malformed anchor")
+	}
+	return nil
+}
 
 // A Journal hands anchors to the system's log, whose files the user cannot change. It is safe for concurrent use.
 type Journal struct {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -98,6 +99,7 @@ func Recover(dir string, keys Keys, config Config, reason string) (*Log, string,
 	}
 	name := archivePrefix + b.log.wall().UTC().Format("20060102T150405.000000Z")
 	b.opening.Archive, b.opening.Reason = newArchive(name, tips), reason
+	b.opening.Archive.Files, _ = fileDigest("", dir, math.MaxUint64)
 	if err := os.Mkdir(filepath.Join(dir, name), 0o700); err != nil {
 		return nil, "", fmt.Errorf("recover audit log: %w", err)
 	}

@@ -12,13 +12,20 @@
 package audit
 
 import (
-	"encoding/json"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
+
+	"standin/audit/segment"
 )
 
 // The types of records. A summary of many like records has the type of these and a Count above one.
@@ -115,66 +122,6 @@ type Config struct {
 	Reason      string // of the opening, if it has one
 }
 
-// An Anchor says that the record Seq of a stream existed and had this H: a copy of it outside the log proves that the log
-// reached at least so far. MAC shows that it was not made up.
-type Anchor struct {
-	Stream string    `json:"stream"`
-	Seq    uint64    `json:"seq"`
-	H      string    `json:"h"`
-	MAC    string    `json:"mac"`
-	Time   time.Time `json:"time"`
-	Source Source    `json:"-"` // where it was found
-
-	nonce, proof string // of a live gateway
-}
-
-// A Source says where an anchor was found, hence what it is worth.
-type Source string
-
-const (
-	Receipt     Source = "receipt"      // the zero Source counts as this one
-	LiveGateway Source = "live gateway" // anybody may sit at its socket: it counts only if it is made by Live.AnchorTo and checks
-	JournalLine Source = "journal"      // anybody may write there: it counts only with a MAC that checks
-)
-
-// ParseReceipt finds the anchors in a receipt: a JSON object with a member "anchor" or "anchors", or an anchor itself.
-func ParseReceipt(data []byte) ([]Anchor, error) {
-	var receipt struct {
-		Anchor
-		One  *Anchor  `json:"anchor"`
-		Many []Anchor `json:"anchors"`
-	}
-	if err := json.Unmarshal(data, &receipt); err != nil {
-		return nil, fmt.Errorf("parse receipt: not a JSON object of a receipt")
-	}
-	anchors := receipt.Many
-	if receipt.One != nil {
-		anchors = append(anchors, *receipt.One)
-	}
-	if receipt.Stream != "" {
-		anchors = append(anchors, receipt.Anchor)
-	}
-	for _, a := range anchors {
-		if err := a.valid(); err != nil {
-			return nil, fmt.Errorf("parse receipt: %w", err)
-		}
-	}
-	if len(anchors) == 0 {
-		return nil, errors.New("parse receipt: it holds no anchor")
-	}
-	return anchors, nil
-}
-
-func (a Anchor) valid() error {
-	_, idOK := parseStreamID(a.Stream)
-	_, hOK := parseHex(a.H)
-	_, macOK := parseHex(a.MAC)
-	if !idOK || !hOK || a.Seq == 0 || (a.MAC != "" && !macOK) {
-		return errors.New("malformed anchor")
-	}
-	return nil
-}
-
 // A Problem is a sign of tampering. Segment and Seq are 0 where it has none.
 type Problem struct {
 	Stream  string `json:"stream,omitempty"`
@@ -262,6 +209,76 @@ func (r Retention) checked(dir string, vault []byte, now time.Time) ([]tip, erro
 		return nil, &EvidenceError{v.report.Problems[0]}
 	}
 	return retire, nil
+}
+
+// archived checks what was moved aside when stream s was opened, if it is still there.
+func (v *verifier) archived(s *stream, a *archive) {
+	path := filepath.Join(v.dir, a.Directory)
+	unknown := func(why string) {
+		v.warn(fmt.Sprintf("archive %q, which stream %s was opened with: %s", a.Directory, s.id, why))
+		v.unchecked = true
+	}
+	if filepath.Base(path) != a.Directory || !strings.HasPrefix(a.Directory, archivePrefix) {
+		v.problem(Problem{s.id, 1, 1, "names its archive in a wrong form"})
+		return
+	}
+	streams, _, err := scan(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		unknown("it is not here, so nothing in it was checked; it may be kept elsewhere")
+		return
+	}
+	got := *a
+	if a.Files != "" && err == nil {
+		got.Files, err = fileDigest(path, v.dir, s.number)
+	} else if err == nil {
+		tips := make([]tip, len(streams))
+		for i := 0; i < len(streams) && err == nil; i++ {
+			tips[i], _, err = lastRecord(path, streams[i], false)
+		}
+		got = *newArchive(a.Directory, tips)
+	}
+	switch {
+	case err != nil:
+		unknown(fmt.Sprintf("it cannot be checked: %v", plainError(err)))
+	case got != *a:
+		v.problem(Problem{Stream: s.id, What: fmt.Sprintf("archive %q is not what it was when this stream was opened", a.Directory)})
+	}
+}
+
+// fileDigest is what an archive has of its files. Those that are still in dir, of streams below a number, belong to it: to
+// move them may have been interrupted. A file that is no file counts as one; the error says that one may not be read.
+func fileDigest(path, dir string, below uint64) (string, error) {
+	at := map[string]string{}
+	for _, d := range []string{dir, path} {
+		entries, err := os.ReadDir(d)
+		if err != nil && d != "" {
+			return "", err
+		}
+		for _, e := range entries {
+			if _, number, _, ok := parseFileName(e.Name()); ok && (d == path || number < below) {
+				at[e.Name()] = filepath.Join(d, e.Name())
+			}
+		}
+	}
+	sum := sha256.New()
+	for _, name := range slices.Sorted(maps.Keys(at)) {
+		text := "-"
+		f, _, err := segment.Read(at[name])
+		if errors.Is(err, fs.ErrPermission) {
+			return "", err
+		}
+		if err == nil {
+			one := sha256.New()
+			_, err = io.Copy(one, f)
+			f.Close()
+			text = hex.EncodeToString(one.Sum(nil))
+		}
+		if err != nil {
+			text = "-"
+		}
+		fmt.Fprintf(sum, "%s %s\n", name, text)
+	}
+	return hex.EncodeToString(sum.Sum(nil)), nil
 }
 
 // SeenVaultWrites returns the write of the vault that the log has seen: that of the newest opening record which the owner of

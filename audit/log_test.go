@@ -463,5 +463,75 @@ func TestRecoverMovesABrokenLogAsideOnTheRecord(t *testing.T) {
 		t.Errorf("%d of %d files are in the archive", len(old.files(t)), n)
 	}
 	old.wants(t, Tampered) // as it was
-	h.wants(t, Whole, h.fill(t, 1, Config{}))
+	last := h.fill(t, 1, Config{})
+	h.wants(t, Whole, last)
+	python := findPython(t)
+	both := func(what string, code, keyless int) {
+		t.Helper()
+		r := h.wants(t, code, last)
+		if !strings.Contains(strings.Join(r.Warnings, "\n")+fmt.Sprint(r.Problems), what) {
+			t.Errorf("nothing says %q: %v, %v", what, r.Warnings, r.Problems)
+		}
+		if code, out := python(h.dir, ""); code != keyless {
+			t.Errorf("%s: the second verifier says %d: %s", what, code, out)
+		}
+	}
+	moved := old.files(t)
+	whole := read(t, moved[1])
+	write(t, moved[1], bytes.Replace(whole, []byte("/repos/acme"), []byte("/repos/acmf"), 1))
+	both("is not what it was", Tampered, Tampered)
+	write(t, moved[1], whole)
+	os.Rename(moved[1], moved[1]+".away")
+	both("is not what it was", Tampered, Tampered)
+	os.Rename(moved[1]+".away", filepath.Join(h.dir, filepath.Base(moved[1]))) // as if the move had been interrupted
+	both("files of it remain", Whole, OrderOnly)
+	os.Rename(filepath.Join(h.dir, filepath.Base(moved[1])), moved[1])
+	write(t, filepath.Join(old.dir, "000009-aaaaaaaa-000001.jsonl"), nil)
+	both("is not what it was", Tampered, Tampered)
+	os.Remove(filepath.Join(old.dir, "000009-aaaaaaaa-000001.jsonl"))
+	both("", Whole, OrderOnly)
+	os.Rename(old.dir, h.dir+"-elsewhere")
+	both("it may be kept elsewhere", Unproven, OrderOnly)
+}
+
+// TestAnArchiveOfAnEarlierVersion has no digest of its files: their ends are compared.
+func TestAnArchiveOfAnEarlierVersion(t *testing.T) {
+	h, _ := newLog(t)
+	l, name, err := Recover(h.dir, h.keys, Config{}, "a test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	streams, _, err := scan(h.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o, err := readOpening(h.dir, streams[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.Archive.Files = ""
+	check := func() *verifier {
+		v, _ := newVerifier(h.dir, VerifyOptions{})
+		v.archived(streams[0], o.Archive)
+		return v
+	}
+	if v := check(); len(v.report.Problems)+len(v.report.Warnings) > 0 {
+		t.Errorf("as it was: %+v", v.report)
+	}
+	old := house{dir: filepath.Join(h.dir, name)}
+	path := old.files(t)[0]
+	lines := bytes.SplitAfter(read(t, path), []byte("\n"))
+	write(t, path, bytes.Join(lines[:3], nil))
+	if v := check(); len(v.report.Problems) != 1 {
+		t.Errorf("cut: %+v", v.report)
+	}
+	os.Chmod(path, 0o644)
+	if v := check(); len(v.report.Problems) > 0 || len(v.report.Warnings) != 1 || !v.unchecked {
+		t.Errorf("a copy with other modes: %+v", v.report)
+	}
+	o.Archive.Directory = "archive-/../../x"
+	if v := check(); len(v.report.Problems) != 1 {
+		t.Errorf("a name that leads elsewhere: %+v", v.report)
+	}
 }

@@ -211,6 +211,7 @@ func (v *verifier) commitments() {
 		}
 		v.writes = max(v.writes, o.VaultWrites)
 		if o.Archive != nil {
+			v.archived(s, o.Archive)
 			continue
 		}
 		if len(said) == 0 && s.number > 1 {

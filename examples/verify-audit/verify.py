@@ -79,6 +79,10 @@ def verify(dir, keys, receipts):
         for before in reversed([b for b in order if numbers[b] < numbers[id] and b not in gone and 'archive' not in o]):
             must(before in said[id], f'{before}: was not there when {id} was opened')
             if heads[before]: break
+        if (a := o.get('archive', {})).get('files') and (moved := pathlib.Path(dir, a['directory'])).is_dir():
+            there = {p.name: p for b in order if numbers[b] < numbers[id] for p in files[b].values()} | {p.name: p for p in moved.iterdir() if NAME.fullmatch(p.name)}
+            sums = [f"{n} {hashlib.sha256(p.read_bytes()).hexdigest() if p.is_file() and not p.is_symlink() else '-'}\n" for n, p in sorted(there.items())]
+            must(hashlib.sha256(''.join(sums).encode()).hexdigest() == a['files'], f'{moved.name}: is not what it was')
     for a in receipts:
         must(a['stream'] in files or a['stream'] in gone, f"{a['stream']}: is missing"); outlived(a, 0); facts[a['stream']][a['seq']].append((a['h'], 0, 0))
         anchored[a['stream']] = max(anchored[a['stream']], a['seq'])
