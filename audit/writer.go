@@ -170,6 +170,7 @@ func (w *writer) commit(b *batch) error {
 	err := w.write(b)
 	l := w.log
 	l.mu.Lock()
+	closing := l.closing // then the seal is in this batch, and nothing may stand behind it
 	l.down = err
 	if err != nil {
 		l.retryAt = time.Now().Add(retryDelay)
@@ -187,7 +188,7 @@ func (w *writer) commit(b *batch) error {
 	}
 	if err == nil && len(b.ends) > 0 {
 		w.reserve()
-		if w.file.Size() >= l.config.SegmentBytes {
+		if w.file.Size() >= l.config.SegmentBytes && !closing {
 			w.rotate()
 		}
 	}
