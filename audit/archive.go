@@ -238,6 +238,10 @@ func VerifyExport(in io.Reader, o VerifyOptions) (*Report, error) {
 		}
 		var head exportHeader
 		if err != nil || json.Unmarshal(text, &head) != nil || head.Export.Format != format || !spelledAs(text, head) {
+			if n := len(v.report.Streams); n > 0 {
+				v.problem(Problem{Stream: v.report.Streams[n-1].Stream, What: "is followed by what is no part of an export"})
+				break
+			}
 			return nil, errors.New("verify export: it is not an export of this format")
 		}
 		r := StreamReport{Stream: head.Export.Stream, Segments: 1, Sealed: true}
@@ -319,13 +323,6 @@ func (v *verifier) outside(ends map[string]tip) {
 func spelledAs(text []byte, v any) bool {
 	want, err := json.Marshal(v)
 	return err == nil && string(text) == string(want)+"\n"
-}
-
-func follows(o *opening) []tip {
-	if o.Follows == nil {
-		return nil
-	}
-	return []tip{*o.Follows}
 }
 
 // export checks the records of one stream.

@@ -150,6 +150,13 @@ type opening struct {
 	macKeyed []byte // the bytes that VaultMAC is over
 }
 
+func follows(o *opening) []tip {
+	if o.Follows == nil {
+		return nil
+	}
+	return []tip{*o.Follows}
+}
+
 // An archive is a directory beside the streams. Digest is the SHA-256 of a line "ID SEQ H\n" for each stream in it, oldest
 // first; Files that of a line "NAME SHA256\n" for each segment, by name. Older archives have no Files.
 type archive struct {

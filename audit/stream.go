@@ -141,6 +141,8 @@ func (w *walk) loose(p part) {
 		info, err := os.Lstat(w.stream.path(w.dir, n))
 		switch {
 		case err != nil:
+		case p.next == nil && w.sealed:
+			_ = w.problem(n, "stands behind the seal")
 		case p.next == nil:
 			w.report.Torn = !w.report.Running
 		default:

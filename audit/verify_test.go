@@ -237,6 +237,26 @@ func TestAFileThatNeverHeldARecordIsTorn(t *testing.T) {
 	h.wants(t, Tampered)
 }
 
+func TestNothingStandsBehindASeal(t *testing.T) {
+	python := findPython(t)
+	h, last := newLog(t)
+	for _, text := range [][]byte{nil, []byte("{")} {
+		path := filepath.Join(h.dir, last.Stream+"-000002.jsonl")
+		write(t, path, text)
+		h.wants(t, Tampered)
+		h.wants(t, Tampered, last)
+		if code, out := python(h.dir, ""); code != Tampered {
+			t.Errorf("the second verifier says %d: %s", code, out)
+		}
+		os.Remove(path)
+	}
+	// Nor does the writer put anything there, where the seal makes the segment long enough.
+	for size := int64(2400); size < 2800; size += 20 {
+		h := newHouse(t)
+		h.wants(t, Whole, h.fill(t, 3, Config{SegmentBytes: size}))
+	}
+}
+
 func TestAnEmptyDirectoryIsNeverWhole(t *testing.T) {
 	h := newHouse(t)
 	os.Mkdir(h.dir, 0o700)

@@ -123,7 +123,9 @@ func (p *program) auditOptions(cmd *cobra.Command, h home, v *auditVerify) (o au
 		if err != nil {
 			return o, fmt.Errorf("read recovery key: %w", err)
 		}
-		o.RecoveryKey = recoveryKeyIn(text)
+		if o.RecoveryKey = recoveryKeyIn(text); o.RecoveryKey == "" {
+			return o, fmt.Errorf("read recovery key %q: there is no key in it", v.recovery)
+		}
 	}
 	if v.vault || cmd.Flags().Changed("passphrase-file") || p.getenv("STANDIN_PASSPHRASE_FILE") != "" {
 		store, err := p.openVaultAsItIs(cmd, h)

@@ -45,6 +45,7 @@ def walk(id, files, key, facts):  # facts: seq -> [(h, may have been given up, n
             must(seq == stop and (a['seq'], a['h'], head['segment'], head['stream'], head['type']) == (seq-1, h.hex(), nxt, id, 'segment'), f'{id}: segment {nxt} does not follow')
             must(not rest or head['ended'] == 'failed', f'{id}: bytes behind the end of segment {n}')
             if head['ended'] == 'failed': given_up |= set(range(seq, seq + head['given_up'])); lost += rest
+        must(nxt or not loose or kind != 'seal', f'{id}: a segment behind the seal')
         lost, torn, n = lost + (len(loose) if nxt else 0), torn or bool(not nxt and loose), nxt
     for at, known in facts.items():
         for _, soft, final in known: must(not (final and at < seq-1) and (at < seq or soft and at in given_up), f'{id}: cut off, or longer than it was: record {at}')
