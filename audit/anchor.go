@@ -2,7 +2,10 @@ package audit
 
 import (
 	"bufio"
+	"crypto/rand"
+	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -10,9 +13,70 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 )
 
 const journalTag = "standin-audit"
+
+// An Anchor says that the record Seq of a stream existed and had this H: a copy of it outside the log proves that the log
+// reached at least so far. MAC shows that it was not made up.
+type Anchor struct {
+	Stream string    `json:"stream"`
+	Seq    uint64    `json:"seq"`
+	H      string    `json:"h"`
+	MAC    string    `json:"mac"`
+	Time   time.Time `json:"time"`
+	Source Source    `json:"-"` // where it was found
+
+	nonce, newest, proof string // of a live gateway
+}
+
+// A Source says where an anchor was found, hence what it is worth.
+type Source string
+
+const (
+	Receipt     Source = "receipt"      // the zero Source counts as this one
+	LiveGateway Source = "live gateway" // anybody may sit at its socket: it counts only if it is made by Live.AnchorTo and checks
+	JournalLine Source = "journal"      // anybody may write there: it counts only with a MAC that checks
+)
+
+// ParseReceipt finds the anchors in a receipt: a JSON object with a member "anchor" or "anchors", or an anchor itself.
+func ParseReceipt(data []byte) ([]Anchor, error) {
+	var receipt struct {
+		Anchor
+		One  *Anchor  `json:"anchor"`
+		Many []Anchor `json:"anchors"`
+	}
+	if err := json.Unmarshal(data, &receipt); err != nil {
+		return nil, fmt.Errorf("parse receipt: not a JSON object of a receipt")
+	}
+	anchors := receipt.Many
+	if receipt.One != nil {
+		anchors = append(anchors, *receipt.One)
+	}
+	if receipt.Stream != "" {
+		anchors = append(anchors, receipt.Anchor)
+	}
+	for _, a := range anchors {
+		if err := a.valid(); err != nil {
+			return nil, fmt.Errorf("parse receipt: %w", err)
+		}
+	}
+	if len(anchors) == 0 {
+		return nil, errors.New("parse receipt: it holds no anchor")
+	}
+	return anchors, nil
+}
+
+func (a Anchor) valid() error {
+	_, idOK := parseStreamID(a.Stream)
+	_, hOK := parseHex(a.H)
+	_, macOK := parseHex(a.MAC)
+	if !idOK || !hOK || a.Seq == 0 || (a.MAC != "" && !macOK) {
+		return errors.New("malformed anchor")
+	}
+	return nil
+}
 
 // A Journal hands anchors to the system's log, whose files the user cannot change. It is safe for concurrent use.
 type Journal struct {
@@ -72,6 +136,134 @@ func ParseJournal(r io.Reader) ([]Anchor, error) {
 	return anchors, lines.Err()
 }
 
+// liveLabel derives what a live gateway proves itself with from the key of its next record, which it gives nothing of away.
+const liveLabel = "standin audit live gateway v1"
+
+// A Live is what a gateway says of its log when it is asked: the last durable record, the newest stream that it has seen in
+// the directory, and the proof that it holds the key of the next record.
+type Live struct {
+	Anchor Anchor `json:"anchor"`
+	Newest string `json:"newest"`
+	Proof  string `json:"proof"`
+}
+
+// NewNonce returns what a gateway is asked with: nobody can have kept an answer to it.
+func NewNonce() string {
+	var nonce [32]byte
+	rand.Read(nonce[:])
+	return hex.EncodeToString(nonce[:])
+}
+
+// Live answers one who asks with a nonce. The error is ErrClosed where the key is gone.
+func (l *Log) Live(nonce string) (Live, error) {
+	if _, ok := parseHex(nonce); !ok {
+		return Live{}, fmt.Errorf("prove the key of the log: the nonce is not 64 hex digits")
+	}
+	l.Look()
+	l.mu.Lock()
+	a, key := l.anchor, l.live
+	a.newest = l.newest
+	l.mu.Unlock()
+	defer clear(key[:])
+	if key == [32]byte{} {
+		return Live{}, fmt.Errorf("prove the key of the log: %w", ErrClosed)
+	}
+	proof := liveProof(&key, &a, nonce)
+	return Live{a, a.newest, hex.EncodeToString(proof[:])}, nil
+}
+
+// Look remembers the newest stream in the directory, so that Live can tell of it when it is gone. It costs next to nothing
+// while no file comes or goes there.
+func (l *Log) Look() {
+	info, err := os.Stat(l.dir)
+	if err != nil {
+		return
+	}
+	l.mu.Lock()
+	known := info.ModTime().Equal(l.looked)
+	l.mu.Unlock()
+	if known {
+		return
+	}
+	entries, _ := os.ReadDir(l.dir)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.looked = info.ModTime()
+	last, _ := parseStreamID(l.newest)
+	for _, e := range entries {
+		if id, number, _, ok := parseFileName(e.Name()); ok && number > last {
+			l.newest, last = id, number
+		}
+	}
+}
+
+// AnchorTo returns the anchor in the answer to nonce. Verify takes it for one only if the proof checks.
+func (l Live) AnchorTo(nonce string) Anchor {
+	a := l.Anchor
+	a.Source, a.nonce, a.newest, a.proof = LiveGateway, nonce, l.Newest, l.Proof
+	return a
+}
+
+func liveProof(key *[32]byte, a *Anchor, nonce string) [32]byte {
+	c := newChain(point{})
+	defer c.wipe()
+	return c.mac(key, fmt.Appendf(nil, "%s %d %s %s %s", a.Stream, a.Seq, a.H, a.newest, nonce))
+}
+
+// liveKey is made when a record is durable, and forgotten when the next one is.
+func (c *chain) liveKey() [32]byte { return c.mac(&c.key, []byte(liveLabel)) }
+
+// claimed tells whether anybody could have said so: it counts only with a proof.
+func (f *fact) claimed() bool {
+	return f.anchor != nil && (f.anchor.Source == JournalLine || f.anchor.Source == LiveGateway)
+}
+
+// genuine tells whether an anchor was made with the key of its record; that of a live gateway, with the key after it.
+func (w *walk) genuine(f *fact, key *[32]byte) bool {
+	if !w.keyed {
+		return false
+	}
+	if f.anchor.Source == LiveGateway {
+		next := newChain(point{key: *key})
+		defer next.wipe()
+		next.step()
+		live := next.liveKey()
+		want, ok := parseHex(f.anchor.proof)
+		got := liveProof(&live, f.anchor, f.anchor.nonce)
+		return ok && equal(&want, &got)
+	}
+	want, ok := parseHex(f.anchor.MAC)
+	got := w.chain.mac(key, f.h[:])
+	return ok && equal(&want, &got)
+}
+
+// idle tells whether a claim that has no proof and does not fit is no more than that, and warns of it. Without the
+// recovery key that of a gateway cannot be told from a genuine one.
+func (w *walk) idle(f *fact) bool {
+	what := "an anchor in the journal does not check"
+	if f.anchor.Source == LiveGateway {
+		what = fmt.Sprintf("who answers as the live gateway of stream %s does not hold its key", w.stream.id)
+	}
+	if w.keyed || f.anchor.Source == JournalLine {
+		w.report.warnings = append(w.report.warnings, what)
+		return true
+	}
+	return false
+}
+
+const maxSteps = 10_000_000 // records behind the end of a stream up to which the MAC of an anchor is checked
+
+func (w *walk) genuineLater(f *fact) bool {
+	if !w.keyed || f.seq-w.chain.seq > maxSteps {
+		return false
+	}
+	ahead := newChain(w.chain.point)
+	for ahead.seq < f.seq {
+		ahead.step()
+	}
+	return w.genuine(f, &ahead.key)
+}
+
 // anchors turns the anchors that were given into facts about the streams.
 func (v *verifier) anchors() {
 	for _, a := range v.options.Anchors {
@@ -83,10 +275,14 @@ func (v *verifier) anchors() {
 		case a.valid() != nil || !ok:
 			v.warn(fmt.Sprintf("an anchor of the %s is malformed", a.Source))
 		case v.gone[a.Stream] != "":
+			v.compare(tip{a.Stream, a.Seq, a.H}, fact{anchor: &a}, "an anchor of the "+string(a.Source))
 		case v.present[a.Stream] != nil:
 			v.facts[a.Stream] = append(v.facts[a.Stream], &fact{seq: a.Seq, h: h, from: "an anchor of the " + string(a.Source), anchor: &a})
 		case a.Source == JournalLine:
 			v.warn(fmt.Sprintf("the journal has an anchor of stream %s, which is not there", a.Stream))
+			if number, _ := parseStreamID(a.Stream); len(v.streams) == 0 || number > v.streams[len(v.streams)-1].number {
+				v.report.Unchecked++ // nobody else could miss it
+			}
 		case v.aside(a, h):
 		default:
 			v.problem(Problem{Stream: a.Stream, What: fmt.Sprintf("is missing; the %s has an anchor of its record %d", a.Source, a.Seq)})
@@ -118,7 +314,7 @@ func (v *verifier) aside(a Anchor, h [32]byte) bool {
 	at := slices.IndexFunc(m.streams, func(s *stream) bool { return s.id == a.Stream })
 	switch {
 	case m.broken:
-		v.problem(Problem{Stream: m.by, Seq: 1, What: fmt.Sprintf("moved streams aside to %q, which was changed since", m.archive.Directory)})
+		v.changed(m.by, m.archive)
 	case m.lacks != "":
 		v.report.Unchecked++
 		v.warn(said + ", " + m.lacks)
@@ -131,6 +327,10 @@ func (v *verifier) aside(a Anchor, h [32]byte) bool {
 		v.warn(fmt.Sprintf("%s, broken: it does not have record %d as the %s knows it", said, a.Seq, from))
 	}
 	return true
+}
+
+func (v *verifier) changed(by string, a *archive) {
+	v.problem(Problem{Stream: by, Seq: 1, What: fmt.Sprintf("moved streams aside to %q, which was changed since", a.Directory)})
 }
 
 // moveOf is the archive that a stream was moved to, or nil. A log that was moved may hold the record of an earlier move.
@@ -159,36 +359,7 @@ func (v *verifier) moveOf(id string) *move {
 
 // look compares the directory of an archive with its digest.
 func (v *verifier) look(m *move) {
-	name := m.archive.Directory
-	dir := filepath.Join(v.dir, name)
-	info, err := os.Lstat(dir)
-	if err != nil || !info.IsDir() || filepath.Base(name) != name || !strings.HasPrefix(name, archivePrefix) {
-		m.lacks = "which is not there: the anchor cannot be checked"
-		return
-	}
-	streams, _, err := scan(dir)
-	if err != nil {
-		m.lacks = "which cannot be read: the anchor cannot be checked"
-		return
-	}
-	tips := make([]tip, len(streams))
-	for i, s := range streams {
-		last, _, bad := lastRecord(dir, s, false)
-		if bad != nil {
-			last, err = tip{Stream: s.id}, bad // as Recover took it
-		}
-		tips[i] = last
-	}
-	switch now := newArchive(name, tips); {
-	case *now == *m.archive:
-		m.streams = streams
-	case slices.ContainsFunc(v.streams, func(s *stream) bool { return s.number < m.number }):
-		m.lacks = "but not all of them: the anchor cannot be checked" // a crash ended the recovery
-	case err != nil:
-		m.lacks = "where files cannot be read: the anchor cannot be checked"
-	default:
-		m.broken = true
-	}
+	m.streams, m.lacks, m.broken = v.archived(m.archive, m.number)
 }
 
 // holds tells whether a stream that was moved aside is in order up to the record that f knows.

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -21,8 +22,8 @@ const (
 	maxRetired    = 1000 // streams that one opening record retires: it must fit into a line
 )
 
-// A Retention says which streams Open removes: only whole ones that ended, only the oldest, and only after the opening
-// record that says so is durable.
+// A Retention says which streams Open removes: only whole ones that ended, as the openings after them know it (else
+// *EvidenceError), only the oldest, and only after the opening record that says so is durable.
 type Retention struct {
 	Bytes int64         // while the log is larger than this
 	Age   time.Duration // while the last record is older than this
@@ -98,6 +99,7 @@ func Recover(dir string, keys Keys, config Config, reason string) (*Log, string,
 	}
 	name := archivePrefix + b.log.wall().UTC().Format("20060102T150405.000000Z")
 	b.opening.Archive, b.opening.Reason = newArchive(name, tips), reason
+	b.opening.Archive.Files, _ = fileDigest("", dir, math.MaxUint64)
 	if err := os.Mkdir(filepath.Join(dir, name), 0o700); err != nil {
 		return nil, "", fmt.Errorf("recover audit log: %w", err)
 	}
@@ -222,9 +224,8 @@ func exportStart(out io.Writer, id string, l, before *line, opening []byte) erro
 // stream is missing. Whole only where anchors prove each stream up to its last record here, and no stream that the others
 // name was left out; a stretch of time is Unproven, since what lies outside of it cannot be seen.
 func VerifyExport(in io.Reader, o VerifyOptions) (*Report, error) {
-	v := &verifier{options: o, present: map[string]*stream{}, openings: map[string]*opening{}, gone: map[string]string{},
-		facts: map[string][]*fact{}, report: &Report{Keyed: o.RecoveryKey != "", Vouched: o.VaultKey != nil}}
-	if err := v.keys(); err != nil {
+	v, err := newVerifier("", o)
+	if err != nil {
 		return nil, fmt.Errorf("verify export: %w", err)
 	}
 	ends := map[string]tip{}
@@ -237,6 +238,10 @@ func VerifyExport(in io.Reader, o VerifyOptions) (*Report, error) {
 		}
 		var head exportHeader
 		if err != nil || json.Unmarshal(text, &head) != nil || head.Export.Format != format || !spelledAs(text, head) {
+			if n := len(v.report.Streams); n > 0 {
+				v.problem(Problem{Stream: v.report.Streams[n-1].Stream, What: "is followed by what is no part of an export"})
+				break
+			}
 			return nil, errors.New("verify export: it is not an export of this format")
 		}
 		r := StreamReport{Stream: head.Export.Stream, Segments: 1, Sealed: true}
@@ -297,6 +302,7 @@ func (v *verifier) outside(ends map[string]tip) {
 		hard := slices.Concat(o.Ended, follows(o))
 		for i, t := range slices.Concat(hard, o.Running) {
 			leftOut(t.Stream, "stream "+r.Stream)
+			v.compare(t, fact{final: i < len(o.Ended), soft: i >= len(hard)}, "stream "+r.Stream)
 			end := ends[t.Stream]
 			switch {
 			case v.present[t.Stream] == nil:
@@ -317,13 +323,6 @@ func (v *verifier) outside(ends map[string]tip) {
 func spelledAs(text []byte, v any) bool {
 	want, err := json.Marshal(v)
 	return err == nil && string(text) == string(want)+"\n"
-}
-
-func follows(o *opening) []tip {
-	if o.Follows == nil {
-		return nil
-	}
-	return []tip{*o.Follows}
 }
 
 // export checks the records of one stream.

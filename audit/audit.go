@@ -12,12 +12,20 @@
 package audit
 
 import (
-	"encoding/json"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"time"
+
+	"standin/audit/segment"
 )
 
 // The types of records. A summary of many like records has the type of these and a Count above one.
@@ -114,62 +122,26 @@ type Config struct {
 	Reason      string // of the opening, if it has one
 }
 
-// An Anchor says that the record Seq of a stream existed and had this H: a copy of it outside the log proves that the log
-// reached at least so far. MAC shows that it was not made up.
-type Anchor struct {
-	Stream string    `json:"stream"`
-	Seq    uint64    `json:"seq"`
-	H      string    `json:"h"`
-	MAC    string    `json:"mac"`
-	Time   time.Time `json:"time"`
-	Source Source    `json:"-"` // where it was found
+// A Problem is a sign of tampering. Segment and Seq are 0 where it has none.
+type Problem struct {
+	Stream  string `json:"stream,omitempty"`
+	Segment int    `json:"segment,omitempty"`
+	Seq     uint64 `json:"record,omitempty"`
+	What    string `json:"what"`
 }
 
-// A Source says where an anchor was found, hence what it is worth.
-type Source string
-
-const (
-	Receipt     Source = "receipt" // the zero Source counts as this one
-	LiveGateway Source = "live gateway"
-	JournalLine Source = "journal" // anybody may write there: it counts only with a MAC that checks
-)
-
-// ParseReceipt finds the anchors in a receipt: a JSON object with a member "anchor" or "anchors", or an anchor itself.
-func ParseReceipt(data []byte) ([]Anchor, error) {
-	var receipt struct {
-		Anchor
-		One  *Anchor  `json:"anchor"`
-		Many []Anchor `json:"anchors"`
+func (p Problem) String() string {
+	var parts []string
+	if p.Stream != "" {
+		parts = append(parts, "stream "+p.Stream)
 	}
-	if err := json.Unmarshal(data, &receipt); err != nil {
-		return nil, fmt.Errorf("parse receipt: not a JSON object of a receipt")
+	if p.Segment > 0 {
+		parts = append(parts, fmt.Sprintf("segment %d", p.Segment))
 	}
-	anchors := receipt.Many
-	if receipt.One != nil {
-		anchors = append(anchors, *receipt.One)
+	if p.Seq > 0 {
+		return strings.Join(append(parts, fmt.Sprintf("record %d", p.Seq)), ", ") + ": " + p.What
 	}
-	if receipt.Stream != "" {
-		anchors = append(anchors, receipt.Anchor)
-	}
-	for _, a := range anchors {
-		if err := a.valid(); err != nil {
-			return nil, fmt.Errorf("parse receipt: %w", err)
-		}
-	}
-	if len(anchors) == 0 {
-		return nil, errors.New("parse receipt: it holds no anchor")
-	}
-	return anchors, nil
-}
-
-func (a Anchor) valid() error {
-	_, idOK := parseStreamID(a.Stream)
-	_, hOK := parseHex(a.H)
-	_, macOK := parseHex(a.MAC)
-	if !idOK || !hOK || a.Seq == 0 || (a.MAC != "" && !macOK) {
-		return errors.New("malformed anchor")
-	}
-	return nil
+	return strings.Join(parts, ", ") + ": " + p.What
 }
 
 // An UnavailableError says that a record could not be made durable. Nothing may be done that needs it.
@@ -194,6 +166,118 @@ type OlderVaultError struct{ Have, Seen uint64 }
 
 func (e *OlderVaultError) Error() string {
 	return fmt.Sprintf("check the vault against the audit log: it is an older copy (write %d, and the log has seen write %d)", e.Have, e.Seen)
+}
+
+// An EvidenceError says that nothing was retired since the log is not what it was.
+type EvidenceError struct{ Problem Problem }
+
+func (e *EvidenceError) Error() string {
+	return fmt.Sprintf("keep the log as it is, and retire nothing: it was tampered with: %s; see \"standin audit verify\"", e.Problem)
+}
+
+// checked chooses what to retire, and checks it: a stream that is not what is known of it is evidence. It takes no lock,
+// since it reads every record of these streams.
+func (r Retention) checked(dir string, vault []byte, now time.Time) ([]tip, error) {
+	if r == (Retention{}) {
+		return nil, nil
+	}
+	v, err := newVerifier(dir, VerifyOptions{VaultKey: vault})
+	if err == nil {
+		v.streams, _, err = scan(dir)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range v.streams {
+		v.present[s.id] = s
+	}
+	retire, err := r.choose(dir, v.streams, now)
+	if err != nil {
+		return nil, err
+	}
+	v.readOpenings()
+	v.commitments()
+	for _, s := range v.streams {
+		if slices.ContainsFunc(retire, func(t tip) bool { return t.Stream == s.id }) {
+			v.check(s)
+		}
+	}
+	if len(v.report.Problems) > 0 {
+		return nil, &EvidenceError{v.report.Problems[0]}
+	}
+	return retire, nil
+}
+
+// archived compares the directory of an archive, which a stream with this number was opened with, with its digests. It
+// returns the streams in it; or why it tells nothing; or that it was changed since.
+func (v *verifier) archived(a *archive, number uint64) (streams []*stream, lacks string, broken bool) {
+	path := filepath.Join(v.dir, a.Directory)
+	if filepath.Base(path) != a.Directory || !strings.HasPrefix(a.Directory, archivePrefix) {
+		return nil, "", true
+	}
+	streams, _, err := scan(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, "which is not here, so nothing in it was checked; it may be kept elsewhere", false
+	}
+	got := *a
+	if a.Files != "" && err == nil {
+		got.Files, err = fileDigest(path, v.dir, number)
+	} else if err == nil {
+		tips := make([]tip, len(streams))
+		for i, s := range streams {
+			last, _, bad := lastRecord(path, s, false)
+			if bad != nil {
+				last, err = tip{Stream: s.id}, bad // as Recover took it
+			}
+			tips[i] = last
+		}
+		if got = *newArchive(a.Directory, tips); got == *a {
+			err = nil
+		}
+	}
+	if err != nil {
+		return nil, fmt.Sprintf("which cannot be checked: %v", plainError(err)), false
+	}
+	return streams, "", got != *a
+}
+
+// fileDigest is what an archive has of its files. Those that are still in dir, of streams below a number, belong to it: to
+// move them may have been interrupted. A file that is no file counts as one; the error says that one may not be read.
+func fileDigest(path, dir string, below uint64) (string, error) {
+	at := map[string]string{}
+	for _, d := range []string{dir, path} {
+		entries, err := os.ReadDir(d)
+		if err != nil && d != "" {
+			return "", err
+		}
+		for _, e := range entries {
+			if _, number, _, ok := parseFileName(e.Name()); ok && (d == path || number < below) {
+				at[e.Name()] = filepath.Join(d, e.Name())
+			}
+		}
+	}
+	sum := sha256.New()
+	for _, name := range slices.Sorted(maps.Keys(at)) {
+		text := "-"
+		f, _, err := segment.Read(at[name])
+		if errors.Is(err, fs.ErrPermission) {
+			return "", err
+		}
+		if err == nil {
+			one := sha256.New()
+			_, err = io.Copy(one, f)
+			f.Close()
+			text = hex.EncodeToString(one.Sum(nil))
+		}
+		if err != nil {
+			text = "-"
+		}
+		fmt.Fprintf(sum, "%s %s\n", name, text)
+	}
+	return hex.EncodeToString(sum.Sum(nil)), nil
 }
 
 // SeenVaultWrites returns the write of the vault that the log has seen: that of the newest opening record which the owner of

@@ -12,6 +12,7 @@ import (
 	"hash"
 	"io"
 	"strconv"
+	"strings"
 
 	"filippo.io/age"
 
@@ -226,6 +227,14 @@ func unsealKey(sealed []byte, with []age.Identity) (key [32]byte, err error) {
 	copy(key[:], plain)
 	clear(plain)
 	return key, err
+}
+
+func parseRecoveryKey(text string) ([]age.Identity, error) {
+	id, err := age.ParseX25519Identity(strings.TrimSpace(text))
+	if err != nil {
+		return nil, &KeyError{"recovery", "it is malformed"} // the cause could quote a part of it
+	}
+	return []age.Identity{id}, nil
 }
 
 func equal(a, b *[32]byte) bool { return subtle.ConstantTimeCompare(a[:], b[:]) == 1 }

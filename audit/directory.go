@@ -150,12 +150,20 @@ type opening struct {
 	macKeyed []byte // the bytes that VaultMAC is over
 }
 
+func follows(o *opening) []tip {
+	if o.Follows == nil {
+		return nil
+	}
+	return []tip{*o.Follows}
+}
+
 // An archive is a directory beside the streams. Digest is the SHA-256 of a line "ID SEQ H\n" for each stream in it, oldest
-// first.
+// first; Files that of a line "NAME SHA256\n" for each segment, by name. Older archives have no Files.
 type archive struct {
 	Directory string `json:"directory"`
 	Streams   int    `json:"streams"`
 	Digest    string `json:"digest"`
+	Files     string `json:"files"`
 }
 
 func newArchive(name string, tips []tip) *archive {
@@ -163,7 +171,7 @@ func newArchive(name string, tips []tip) *archive {
 	for _, t := range tips {
 		fmt.Fprintf(d, "%s %d %s\n", t.Stream, t.Seq, t.H)
 	}
-	return &archive{name, len(tips), hex.EncodeToString(d.Sum(nil))}
+	return &archive{Directory: name, Streams: len(tips), Digest: hex.EncodeToString(d.Sum(nil))}
 }
 
 // appendOpening appends the body of the opening record, up to and with the MAC of the vault's key.
@@ -198,7 +206,7 @@ func appendOpening(b []byte, o *opening, wall time.Time, vault *[32]byte) []byte
 		}
 	}
 	if a := o.Archive; a != nil {
-		b = fmt.Appendf(appendKey(b, "archive"), `{"directory":"%s","streams":%d,"digest":"%s"}`, a.Directory, a.Streams, a.Digest)
+		b = fmt.Appendf(appendKey(b, "archive"), `{"directory":"%s","streams":%d,"digest":"%s","files":"%s"}`, a.Directory, a.Streams, a.Digest, a.Files)
 	}
 	b = appendText(b, "reason", o.Reason)
 	b = appendNumber(b, "vault_writes", int64(o.VaultWrites))

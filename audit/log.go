@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -50,6 +51,9 @@ type Log struct {
 	full     bool // while down, as many notes are kept as may be
 	closing  bool
 	anchor   Anchor
+	newest   string    // stream that was seen in the directory
+	looked   time.Time // when the directory had changed last
+	live     [32]byte  // proves that this log is alive at its anchor; zero after Close
 	closeErr error
 }
 
@@ -96,6 +100,11 @@ func Open(dir string, keys Keys, config Config) (*Log, error) {
 func createSegment(dir, name string) (file, error) { return segment.Create(dir, name) }
 
 func open(dir string, keys Keys, config Config, create func(dir, name string) (file, error)) (*Log, error) {
+	now := (&Log{config: config}).wall()
+	checked, err := config.Retain.checked(dir, keys.Vault, now)
+	if err != nil {
+		return nil, fmt.Errorf("open audit log: %w", err)
+	}
 	b, err := prepare(dir, keys, config)
 	if err != nil {
 		return nil, fmt.Errorf("open audit log: %w", err)
@@ -107,10 +116,11 @@ func open(dir string, keys Keys, config Config, create func(dir, name string) (f
 	if err != nil {
 		return nil, fmt.Errorf("open audit log: %w", err)
 	}
-	b.opening.Retired, err = config.Retain.choose(dir, streams, b.log.wall())
+	b.opening.Retired, err = config.Retain.choose(dir, streams, now)
 	if err != nil {
 		return nil, fmt.Errorf("open audit log: %w", err)
 	}
+	b.opening.Retired = slices.DeleteFunc(b.opening.Retired, func(t tip) bool { return !slices.Contains(checked, t) })
 	l, err := b.begin(streams)
 	if err != nil {
 		return nil, fmt.Errorf("open audit log: %w", err)
@@ -193,7 +203,7 @@ func (b *beginning) begin(streams []*stream) (*Log, error) {
 		w.chain.wipe()
 		return nil, err
 	}
-	l.anchor = anchorOf(l.stream, 1, text, wall)
+	l.anchor, l.live = anchorOf(l.stream, 1, text, wall), w.chain.liveKey()
 	go w.run()
 	return l, nil
 }
@@ -373,6 +383,7 @@ func (l *Log) Close() error {
 	<-l.finished
 	l.mu.Lock()
 	clear(l.prints[:])
+	clear(l.live[:])
 	l.mu.Unlock()
 	if first && l.closeErr == nil && l.config.Journal != nil {
 		_ = l.config.Journal.Send(l.Anchor()) // the journal is one witness of several; the log is whole without it

@@ -349,6 +349,73 @@ func TestRetentionRemovesOldestStreamsOnTheRecord(t *testing.T) {
 	h.wants(t, Tampered, last)
 }
 
+func TestRetentionRemovesNoEvidence(t *testing.T) {
+	python := findPython(t)
+	h := newHouse(t)
+	var anchors []Anchor
+	for range 4 {
+		anchors = append(anchors, h.fill(t, 20, Config{}))
+	}
+	saved := h.copyTo(t, filepath.Join(t.TempDir(), "saved"))
+	path := h.files(t)[1]
+	lines := bytes.SplitAfter(read(t, path), []byte("\n"))
+	all := Config{Retain: Retention{Bytes: 1}}
+	for what, text := range map[string][]byte{
+		"cut":     bytes.Join(lines[:6], nil),
+		"changed": bytes.Replace(bytes.Join(lines, nil), []byte("github-api"), []byte("github-apj"), 1),
+	} {
+		write(t, path, text)
+		var evidence *EvidenceError
+		if _, err := Open(h.dir, h.keys, all); !errors.As(err, &evidence) || evidence.Problem.Stream != anchors[1].Stream {
+			t.Fatalf("%s: %v", what, err)
+		}
+		if n := len(h.files(t)); n != 4 {
+			t.Fatalf("%s: %d files are left", what, n)
+		}
+	}
+
+	// As one would retire it who does not look.
+	write(t, path, bytes.Join(lines[:6], nil))
+	streams, _, err := scan(h.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := prepare(h.dir, h.keys, Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b.opening.Retired, err = all.Retain.choose(h.dir, streams, b.log.wall()); err != nil {
+		t.Fatal(err)
+	}
+	// The third stream stays: it knows how the second ended.
+	b.opening.Retired = b.opening.Retired[:2]
+	l, err := b.begin(streams)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	b.unlock.Close()
+	remove(h.dir, streams, b.opening.Retired)
+	r := h.wants(t, Tampered, l.Anchor())
+	if p := r.Problems[0]; p.Stream != anchors[1].Stream || p.Seq != anchors[1].Seq {
+		t.Errorf("problems %v", r.Problems)
+	}
+	if code, out := python(h.dir, ""); code != Tampered {
+		t.Errorf("the second verifier says %d: %s", code, out)
+	}
+
+	// In order, an anchor of what was retired still counts for something.
+	restore(t, h, saved)
+	last := h.fill(t, 1, all)
+	h.wants(t, Whole, last, anchors[1])
+	later := anchors[1]
+	later.Seq++
+	h.wants(t, Tampered, last, later)
+	if code, out := python(h.dir, ""); code != OrderOnly {
+		t.Errorf("the second verifier says %d: %s", code, out)
+	}
+}
+
 func TestRetentionByAgeAndNotOfWhatIsBeingWritten(t *testing.T) {
 	h := newHouse(t)
 	l := h.open(t, Config{})
@@ -396,5 +463,75 @@ func TestRecoverMovesABrokenLogAsideOnTheRecord(t *testing.T) {
 		t.Errorf("%d of %d files are in the archive", len(old.files(t)), n)
 	}
 	old.wants(t, Tampered) // as it was
-	h.wants(t, Whole, h.fill(t, 1, Config{}))
+	last := h.fill(t, 1, Config{})
+	h.wants(t, Whole, last)
+	python := findPython(t)
+	both := func(what string, code, keyless int) {
+		t.Helper()
+		r := h.wants(t, code, last)
+		if !strings.Contains(strings.Join(r.Warnings, "\n")+fmt.Sprint(r.Problems), what) {
+			t.Errorf("nothing says %q: %v, %v", what, r.Warnings, r.Problems)
+		}
+		if code, out := python(h.dir, ""); code != keyless {
+			t.Errorf("%s: the second verifier says %d: %s", what, code, out)
+		}
+	}
+	moved := old.files(t)
+	whole := read(t, moved[1])
+	write(t, moved[1], bytes.Replace(whole, []byte("/repos/acme"), []byte("/repos/acmf"), 1))
+	both("was changed since", Tampered, Tampered)
+	write(t, moved[1], whole)
+	os.Rename(moved[1], moved[1]+".away")
+	both("was changed since", Tampered, Tampered)
+	os.Rename(moved[1]+".away", filepath.Join(h.dir, filepath.Base(moved[1]))) // as if the move had been interrupted
+	both("files of it remain", Whole, OrderOnly)
+	os.Rename(filepath.Join(h.dir, filepath.Base(moved[1])), moved[1])
+	write(t, filepath.Join(old.dir, "000009-aaaaaaaa-000001.jsonl"), nil)
+	both("was changed since", Tampered, Tampered)
+	os.Remove(filepath.Join(old.dir, "000009-aaaaaaaa-000001.jsonl"))
+	both("", Whole, OrderOnly)
+	os.Rename(old.dir, h.dir+"-elsewhere")
+	both("it may be kept elsewhere", Unproven, OrderOnly)
+}
+
+// TestAnArchiveOfAnEarlierVersion has no digest of its files: their ends are compared.
+func TestAnArchiveOfAnEarlierVersion(t *testing.T) {
+	h, _ := newLog(t)
+	l, name, err := Recover(h.dir, h.keys, Config{}, "a test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	streams, _, err := scan(h.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o, err := readOpening(h.dir, streams[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.Archive.Files = ""
+	check := func() (lacks string, broken bool) {
+		v, _ := newVerifier(h.dir, VerifyOptions{})
+		_, lacks, broken = v.archived(o.Archive, streams[0].number)
+		return lacks, broken
+	}
+	if lacks, broken := check(); lacks != "" || broken {
+		t.Errorf("as it was: %q, %v", lacks, broken)
+	}
+	old := house{dir: filepath.Join(h.dir, name)}
+	path := old.files(t)[0]
+	lines := bytes.SplitAfter(read(t, path), []byte("\n"))
+	write(t, path, bytes.Join(lines[:3], nil))
+	if lacks, broken := check(); lacks != "" || !broken {
+		t.Errorf("cut: %q, %v", lacks, broken)
+	}
+	os.Chmod(path, 0o644)
+	if lacks, broken := check(); lacks == "" || broken {
+		t.Errorf("a copy with other modes: %q, %v", lacks, broken)
+	}
+	o.Archive.Directory = "archive-/../../x"
+	if _, broken := check(); !broken {
+		t.Error("a name that leads elsewhere is taken")
+	}
 }

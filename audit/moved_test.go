@@ -57,7 +57,7 @@ func TestWhatAnArchiveDoesNotHoldIsNotTakenFromIt(t *testing.T) {
 	path := filepath.Join(archives[0], old[1].Stream+"-000001.jsonl")
 	whole := read(t, path)
 	write(t, path, bytes.Replace(whole, []byte("github-api"), []byte("github-apj"), 1))
-	h.wants(t, Unproven, last, old[1])
+	h.wants(t, Tampered, last, old[1])
 	write(t, path, whole[:bytes.LastIndexByte(whole[:len(whole)-1], '\n')+1])
 	h.wants(t, Tampered, last, old[1])
 	os.Remove(path)

@@ -147,6 +147,24 @@ func TestMalformedLinesArePassedOverAndCounted(t *testing.T) {
 	}
 }
 
+func TestJunkBehindAnExportIsFound(t *testing.T) {
+	h, last := newLog(t)
+	var out bytes.Buffer
+	if err := Export(h.dir, "", time.Time{}, time.Time{}, &out); err != nil {
+		t.Fatal(err)
+	}
+	o := VerifyOptions{RecoveryKey: h.recovery, VaultKey: h.keys.Vault, Anchors: []Anchor{last}}
+	for junk, code := range map[string]int{"": Whole, "\n": Tampered, "junk": Tampered, "{}\n": Tampered, "\x00": Tampered} {
+		r, err := VerifyExport(strings.NewReader(out.String()+junk), o)
+		if err != nil || r.Code != code {
+			t.Errorf("%q behind the end: %+v, %v", junk, r, err)
+		}
+	}
+	if r, err := VerifyExport(strings.NewReader("junk\n"+out.String()), o); err == nil {
+		t.Errorf("what is no export at all is judged: %+v", r)
+	}
+}
+
 func TestAnExportVerifiesByItself(t *testing.T) {
 	h := newHouse(t)
 	c := &clock{}

@@ -141,6 +141,8 @@ func (w *walk) loose(p part) {
 		info, err := os.Lstat(w.stream.path(w.dir, n))
 		switch {
 		case err != nil:
+		case p.next == nil && w.sealed:
+			_ = w.problem(n, "stands behind the seal")
 		case p.next == nil:
 			w.report.Torn = !w.report.Running
 		default:
@@ -284,15 +286,15 @@ func (w *walk) remember(l *line) {
 func (w *walk) known(n int, seq uint64, h [32]byte) error {
 	for ; w.nextOf < len(w.facts) && w.facts[w.nextOf].seq <= seq; w.nextOf++ {
 		f := w.facts[w.nextOf]
+		checks := !f.claimed() || w.genuine(f, &w.chain.key)
 		switch {
 		case f.seq != seq: // 0: a stream that held no record then
 			if f.final {
 				return w.problemAt(n, seq, fmt.Sprintf("was not there when %s was opened", f.from))
 			}
-		case f.h == h && (f.anchor == nil || f.anchor.Source != JournalLine || !w.keyed || w.genuine(f, &w.chain.key)):
-			f.met = true
-		case f.anchor != nil && f.anchor.Source == JournalLine && !w.genuine(f, &w.chain.key):
-			w.report.warnings = append(w.report.warnings, "an anchor in the journal does not check")
+		case f.h == h && (checks || !w.keyed):
+			f.met = checks
+		case !checks && w.idle(f):
 		case f.soft && w.wasGivenUp(seq):
 			f.met = true
 		default:
@@ -311,18 +313,6 @@ func (w *walk) wasGivenUp(seq uint64) bool {
 	return false
 }
 
-// genuine tells whether the MAC of an anchor was made with the key of its record.
-func (w *walk) genuine(f *fact, key *[32]byte) bool {
-	want, ok := parseHex(f.anchor.MAC)
-	if !w.keyed || !ok {
-		return false
-	}
-	got := w.chain.mac(key, f.h[:])
-	return equal(&want, &got)
-}
-
-const maxSteps = 10_000_000 // records behind the end of a stream up to which the MAC of an anchor is checked
-
 // finish judges the end of the stream.
 func (w *walk) finish() {
 	r := w.report
@@ -333,8 +323,7 @@ func (w *walk) finish() {
 		case f.met && f.final && f.seq < last:
 			w.problemAt(0, f.seq+1, fmt.Sprintf("was not there when %s was opened, which found the stream ended", f.from))
 		case f.seq <= last:
-		case f.anchor != nil && f.anchor.Source == JournalLine && !w.genuineLater(f):
-			r.warnings = append(r.warnings, "an anchor in the journal does not check")
+		case f.claimed() && !w.genuineLater(f) && w.idle(f):
 		case f.soft && w.wasGivenUp(f.seq):
 		default:
 			what := fmt.Sprintf("was cut off: %s knows of it", f.from)
@@ -344,17 +333,6 @@ func (w *walk) finish() {
 			w.problemAt(0, last+1, what)
 		}
 	}
-}
-
-func (w *walk) genuineLater(f *fact) bool {
-	if !w.keyed || f.seq-w.chain.seq > maxSteps {
-		return false
-	}
-	ahead := newChain(w.chain.point)
-	for ahead.seq < f.seq {
-		ahead.step()
-	}
-	return w.genuine(f, &ahead.key)
 }
 
 func (w *walk) warn(bad *segment.ModeError) {

@@ -4,7 +4,6 @@ import (
 	"encoding/base64"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"filippo.io/age"
@@ -43,7 +42,7 @@ type Report struct {
 
 	Unvouched bool `json:"unvouched,omitempty"` // streams were removed or moved aside, and it was not checked by whom
 	LeftOut   bool `json:"left_out,omitempty"`  // streams that are known of are not in the export
-	Unchecked int  `json:"unchecked,omitempty"` // anchors of streams that were moved aside, which could not be confirmed
+	Unchecked int  `json:"unchecked,omitempty"` // what is known of streams that are gone, and could not be confirmed
 }
 
 // A StreamReport is about one stream. Records 1 to Records are whole.
@@ -68,28 +67,6 @@ type StreamReport struct {
 	warnings []string
 }
 
-// A Problem is a sign of tampering. Segment and Seq are 0 where it has none.
-type Problem struct {
-	Stream  string `json:"stream,omitempty"`
-	Segment int    `json:"segment,omitempty"`
-	Seq     uint64 `json:"record,omitempty"`
-	What    string `json:"what"`
-}
-
-func (p Problem) String() string {
-	var parts []string
-	if p.Stream != "" {
-		parts = append(parts, "stream "+p.Stream)
-	}
-	if p.Segment > 0 {
-		parts = append(parts, fmt.Sprintf("segment %d", p.Segment))
-	}
-	if p.Seq > 0 {
-		return strings.Join(append(parts, fmt.Sprintf("record %d", p.Seq)), ", ") + ": " + p.What
-	}
-	return strings.Join(parts, ", ") + ": " + p.What
-}
-
 type verifier struct {
 	dir        string
 	options    VerifyOptions
@@ -99,6 +76,7 @@ type verifier struct {
 	present    map[string]*stream
 	openings   map[string]*opening // without an entry: the stream has no whole first record
 	gone       map[string]string   // streams that were removed on purpose, and by whose word
+	retired    map[string]tip      // what their ends were then; not known of those in an archive
 	facts      map[string][]*fact
 	report     *Report
 	writes     uint64 // of the vault, up to the opening that is looked at
@@ -110,14 +88,11 @@ type verifier struct {
 // Verify checks every stream in dir. It returns an error only where it cannot judge: dir or a key cannot be read, or the
 // recovery key opens none of the streams (*KeyError). Its memory does not grow with the size of the log.
 func Verify(dir string, o VerifyOptions) (*Report, error) {
-	v := &verifier{dir: dir, options: o, present: map[string]*stream{}, openings: map[string]*opening{},
-		gone: map[string]string{}, facts: map[string][]*fact{},
-		report: &Report{Keyed: o.RecoveryKey != "", Vouched: o.VaultKey != nil}}
-	if err := v.keys(); err != nil {
+	v, err := newVerifier(dir, o)
+	if err != nil {
 		return nil, fmt.Errorf("verify audit: %w", err)
 	}
 	var foreign []string
-	var err error
 	if v.streams, foreign, err = scan(dir); err != nil {
 		return nil, fmt.Errorf("verify audit: %w", err)
 	}
@@ -144,6 +119,13 @@ func Verify(dir string, o VerifyOptions) (*Report, error) {
 	return v.report, nil
 }
 
+func newVerifier(dir string, o VerifyOptions) (*verifier, error) {
+	v := &verifier{dir: dir, options: o, present: map[string]*stream{}, openings: map[string]*opening{},
+		gone: map[string]string{}, retired: map[string]tip{}, facts: map[string][]*fact{},
+		report: &Report{Keyed: o.RecoveryKey != "", Vouched: o.VaultKey != nil}}
+	return v, v.keys()
+}
+
 func (v *verifier) keys() error {
 	if v.options.VaultKey != nil {
 		if len(v.options.VaultKey) != 32 {
@@ -157,14 +139,6 @@ func (v *verifier) keys() error {
 	var err error
 	v.identities, err = parseRecoveryKey(v.options.RecoveryKey)
 	return err
-}
-
-func parseRecoveryKey(text string) ([]age.Identity, error) {
-	id, err := age.ParseX25519Identity(strings.TrimSpace(text))
-	if err != nil {
-		return nil, &KeyError{"recovery", "it is malformed"} // the cause could quote a part of it
-	}
-	return []age.Identity{id}, nil
 }
 
 func (v *verifier) warn(text string) { v.report.Warnings = append(v.report.Warnings, text) }
@@ -208,7 +182,7 @@ func (v *verifier) removals(s *stream, o *opening) {
 	}
 	v.report.Unvouched = v.report.Unvouched || !v.report.Vouched
 	for _, t := range o.Retired {
-		v.gone[t.Stream] = s.id
+		v.gone[t.Stream], v.retired[t.Stream] = s.id, t
 	}
 	if o.Archive != nil {
 		v.moves = append(v.moves, move{by: s.id, number: s.number, archive: o.Archive})
@@ -241,6 +215,13 @@ func (v *verifier) commitments() {
 		}
 		v.writes = max(v.writes, o.VaultWrites)
 		if o.Archive != nil {
+			switch _, lacks, broken := v.archived(o.Archive, s.number); {
+			case broken:
+				v.changed(s.id, o.Archive)
+			case lacks != "":
+				v.warn(fmt.Sprintf("stream %s moved streams aside to %q, %s", s.id, o.Archive.Directory, lacks))
+				v.report.Unchecked++
+			}
 			continue
 		}
 		if len(said) == 0 && s.number > 1 {
@@ -267,6 +248,7 @@ func (v *verifier) commit(s *stream, tips []tip, like fact, said map[string]bool
 		}
 		said[t.Stream] = true
 		if v.gone[t.Stream] != "" {
+			v.compare(t, like, "stream "+s.id)
 			continue
 		}
 		if v.present[t.Stream] == nil {
@@ -277,6 +259,22 @@ func (v *verifier) commit(s *stream, tips []tip, like fact, said map[string]bool
 		f.seq, f.h, f.from = t.Seq, h, "stream "+s.id
 		v.facts[t.Stream] = append(v.facts[t.Stream], &f)
 	}
+}
+
+// compare checks what is known of a stream that is gone against the end that it was retired with: who cuts a stream must not
+// be rid of what was said of it by having it retired.
+func (v *verifier) compare(t tip, like fact, from string) {
+	end, ok := v.retired[t.Stream]
+	if !ok || t.Seq < end.Seq && !like.final || t.Seq == end.Seq && t.H == end.H {
+		return
+	}
+	what := fmt.Sprintf("is known to %s, but the stream was retired at record %d, as if it had ended otherwise", from, end.Seq)
+	if like.soft || like.claimed() { // the record may have been given up; or anybody can have said so
+		v.warn(fmt.Sprintf("record %d of stream %s %s", t.Seq, t.Stream, what))
+		v.report.Unchecked++
+		return
+	}
+	v.problem(Problem{Stream: t.Stream, Seq: t.Seq, What: what})
 }
 
 // check walks through one stream.
@@ -330,7 +328,10 @@ func (v *verifier) prove() {
 			if a == nil {
 				continue
 			}
-			r.Live = r.Live || a.Source == LiveGateway && r.Running
+			if a.Source == LiveGateway {
+				r.Live = r.Live || r.Running
+				v.seen(a)
+			}
 			if v.report.Newest == nil || a.Time.After(v.report.Newest.Time) {
 				v.report.Newest = a
 			}
@@ -341,6 +342,14 @@ func (v *verifier) prove() {
 			r.Unproven = min(r.Records, last-min(last, r.Anchored))
 		}
 		v.report.Unproven += r.Unproven
+	}
+}
+
+// seen looks for the newest stream that a live gateway has seen: one that was opened after its own is named by no other.
+func (v *verifier) seen(live *Anchor) {
+	number, ok := parseStreamID(live.newest)
+	if ok && v.present[live.newest] == nil && v.gone[live.newest] == "" && number > v.streams[len(v.streams)-1].number {
+		v.problem(Problem{Stream: live.newest, What: "is missing; the live gateway of stream " + live.Stream + " has seen it"})
 	}
 }
 

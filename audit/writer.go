@@ -170,6 +170,7 @@ func (w *writer) commit(b *batch) error {
 	err := w.write(b)
 	l := w.log
 	l.mu.Lock()
+	closing := l.closing // then the seal is in this batch, and nothing may stand behind it
 	l.down = err
 	if err != nil {
 		l.retryAt = time.Now().Add(retryDelay)
@@ -187,7 +188,7 @@ func (w *writer) commit(b *batch) error {
 	}
 	if err == nil && len(b.ends) > 0 {
 		w.reserve()
-		if w.file.Size() >= l.config.SegmentBytes {
+		if w.file.Size() >= l.config.SegmentBytes && !closing {
 			w.rotate()
 		}
 	}
@@ -232,9 +233,11 @@ func (w *writer) write(b *batch) error {
 func (w *writer) durable(text []byte) {
 	l := w.log
 	a := anchorOf(l.stream, w.chain.seq-1, text, l.wall())
+	live := w.chain.liveKey()
 	l.mu.Lock()
-	l.anchor = a
+	l.anchor, l.live = a, live
 	l.mu.Unlock()
+	clear(live[:])
 }
 
 // keep saves the notes of a batch that failed; who waited is told, and asks again or does without.

@@ -53,7 +53,8 @@ record was written by the gateway and never changed. Opening records are checked
 against the vault, too, if --vault or a passphrase file opens it.
 
 What was written after the newest anchor could have been cut off unseen. Anchors
-come from receipts, from the system's journal, and from gateways that are running.
+come from receipts, from the system's journal, and from gateways that are running,
+which prove with the key of their log that it is they who answer.
 An export of a stretch of time is never more than 12: what lies outside of it, and
 which streams were left out, does not show in it. One of everything is whole (0)
 with the receipt of the newest session.
@@ -123,7 +124,9 @@ func (p *program) auditOptions(cmd *cobra.Command, h home, v *auditVerify) (o au
 		if err != nil {
 			return o, fmt.Errorf("read recovery key: %w", err)
 		}
-		o.RecoveryKey = recoveryKeyIn(text)
+		if o.RecoveryKey = recoveryKeyIn(text); o.RecoveryKey == "" {
+			return o, fmt.Errorf("read recovery key %q: there is no key in it", v.recovery)
+		}
 	}
 	if v.vault || cmd.Flags().Changed("passphrase-file") || p.getenv("STANDIN_PASSPHRASE_FILE") != "" {
 		store, err := p.openVaultAsItIs(cmd, h)
@@ -165,7 +168,8 @@ func (p *program) auditOptions(cmd *cobra.Command, h home, v *auditVerify) (o au
 	return o, nil
 }
 
-// liveAnchors asks the gateways of this home how far their logs have come.
+// liveAnchors asks the gateways of this home how far their logs have come. Anybody
+// could answer: verify checks that it was the gateway.
 func liveAnchors(h home) []audit.Anchor {
 	gateways, err := gatewaysOf(h)
 	if err != nil {
@@ -173,12 +177,10 @@ func liveAnchors(h home) []audit.Anchor {
 	}
 	var anchors []audit.Anchor
 	for _, g := range gateways {
-		var status struct {
-			Anchor audit.Anchor `json:"anchor"`
-		}
-		if g.call("GET", "/v1/status", "", &status) == nil && status.Anchor.Stream != "" {
-			status.Anchor.Source = audit.LiveGateway
-			anchors = append(anchors, status.Anchor)
+		var live audit.Live
+		nonce := audit.NewNonce()
+		if g.call("GET", "/v1/anchor?nonce="+nonce, "", &live) == nil && live.Anchor.Stream != "" {
+			anchors = append(anchors, live.AnchorTo(nonce))
 		}
 	}
 	return anchors
@@ -255,6 +257,9 @@ func (p *program) printReport(r *audit.Report, export bool) {
 	fmt.Fprintf(p.out, "checked: %s\n", strings.Join(checked, ", "))
 	if !r.Vouched {
 		fmt.Fprintln(p.out, "not checked: who opened the streams (--vault)")
+	}
+	if n := len(r.Streams); n > 0 && !r.Streams[n-1].Live && !export {
+		fmt.Fprintf(p.out, "not checked: whether a stream that was opened after %s was deleted (--receipt of the newest session)\n", shown(r.Streams[n-1].Stream))
 	}
 	if r.Code == audit.Whole {
 		fmt.Fprintf(p.out, "whole: every record (%d), in every stream (%d), up to the end\n", r.Records, len(r.Streams))

@@ -32,8 +32,8 @@ func verdict(r *audit.Report, export bool) error {
 		return exitError(r.Code, &hinted{fmt.Errorf("verify audit: the order of %d records holds, but no MAC was checked", r.Records),
 			"give the recovery key: standin audit verify --recovery-key-file FILE"})
 	case audit.Torn:
-		return exitError(r.Code, &hinted{fmt.Errorf("verify audit: %d records are whole, and a last one is unfinished, as a crash leaves it", r.Records),
-			"see \"standin audit show\" for what came before; nothing that was acted upon is missing if the disk kept its word"})
+		return exitError(r.Code, &hinted{fmt.Errorf("verify audit: %d records are whole, and a last one is unfinished, as a crash leaves it; %s", r.Records, behindAnchors(r)),
+			"who cuts the end off can leave the same; give anchors that were kept elsewhere: standin audit verify --receipt FILE"})
 	}
 	return exitError(r.Code, unproven(r, export))
 }
@@ -49,7 +49,7 @@ func unproven(r *audit.Report, export bool) error {
 		lacks = append(lacks, fmt.Sprintf("%d of them are unproven, and whole streams could have been left out of the export", r.Unproven))
 		give = append(give, "export everything, and give the receipt of the newest session: standin audit verify --export FILE --receipt FILE")
 	case r.Unproven > 0:
-		lacks = append(lacks, fmt.Sprintf("%d of them are unproven: they lie after the newest anchor, where the end could have been cut off", r.Unproven))
+		lacks = append(lacks, behindAnchors(r))
 		give = append(give, "give anchors that were kept elsewhere: standin audit verify --receipt FILE")
 	}
 	if r.Unvouched {
@@ -57,7 +57,7 @@ func unproven(r *audit.Report, export bool) error {
 		give = append(give, "let the vault say whether its owner did it: standin audit verify --vault")
 	}
 	if r.Unchecked > 0 {
-		lacks = append(lacks, fmt.Sprintf("of the streams that were moved aside, %d anchors could not be confirmed", r.Unchecked))
+		lacks = append(lacks, fmt.Sprintf("%d things that are known of streams which are gone could not be confirmed", r.Unchecked))
 		give = append(give, "look at the warnings, and keep the folders archive-… beside the log")
 	}
 	if len(lacks) == 0 {
@@ -65,6 +65,11 @@ func unproven(r *audit.Report, export bool) error {
 		give = append(give, "see \"standin audit show\" for what came last")
 	}
 	return &hinted{errors.New(text + "; " + strings.Join(lacks, "; ")), strings.Join(give, "; ")}
+}
+
+// behindAnchors says how much of the end could be missing.
+func behindAnchors(r *audit.Report) string {
+	return fmt.Sprintf("%d of them are unproven: they lie after the newest anchor, where the end could have been cut off", r.Unproven)
 }
 
 // openEnd says of a log all of whose records are proven why it is not whole.

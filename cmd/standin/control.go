@@ -75,7 +75,7 @@ type gatewayStatus struct {
 	Sessions    int    `json:"sessions"`
 	// Ending says that the gateway opens no session any more, and waits for requests.
 	Ending bool `json:"ending,omitempty"`
-	// Anchor lets "audit verify" see how far a live log has come.
+	// Anchor shows how far the log has come.
 	Anchor audit.Anchor `json:"anchor"`
 }
 
@@ -95,6 +95,7 @@ func newControlServer(g *gateway, name string) (*controlServer, error) {
 	c := &controlServer{g: g, listener: listener}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", c.status)
+	mux.HandleFunc("GET /v1/anchor", c.anchor)
 	mux.HandleFunc("GET /v1/sessions", c.list)
 	mux.HandleFunc("GET /v1/sessions/{id}/follow", c.follow)
 	mux.HandleFunc("POST /v1/sessions/{id}/revoke", c.revoke)
@@ -222,6 +223,16 @@ func (c *controlServer) status(w http.ResponseWriter, _ *http.Request) {
 	}
 	answerJSON(w, gatewayStatus{PID: os.Getpid(), Version: version, Goroutines: runtime.NumGoroutine(),
 		Descriptors: openDescriptors(), Tunnels: c.g.proxy.Tunnels(), Sessions: n, Ending: c.ending(), Anchor: c.g.record.Anchor()})
+}
+
+// anchor proves to "audit verify" how far the log of this gateway has come.
+func (c *controlServer) anchor(w http.ResponseWriter, r *http.Request) {
+	live, err := c.g.record.Live(r.FormValue("nonce"))
+	if err != nil {
+		http.Error(w, `{"error":"refused"}`, http.StatusBadRequest)
+		return
+	}
+	answerJSON(w, live)
 }
 
 // openDescriptors counts this process's descriptors, -1 where that is not known.

@@ -80,6 +80,7 @@ func (c *controlServer) watch(ctx context.Context) {
 			return
 		case <-ticker.C:
 		}
+		c.g.record.Look() // for streams of others
 		now := c.g.look()
 		if now.alike(last) && c.unread(now) {
 			c.reloadAlone()

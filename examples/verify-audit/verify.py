@@ -45,6 +45,7 @@ def walk(id, files, key, facts):  # facts: seq -> [(h, may have been given up, n
             must(seq == stop and (a['seq'], a['h'], head['segment'], head['stream'], head['type']) == (seq-1, h.hex(), nxt, id, 'segment'), f'{id}: segment {nxt} does not follow')
             must(not rest or head['ended'] == 'failed', f'{id}: bytes behind the end of segment {n}')
             if head['ended'] == 'failed': given_up |= set(range(seq, seq + head['given_up'])); lost += rest
+        must(nxt or not loose or kind != 'seal', f'{id}: a segment behind the seal')
         lost, torn, n = lost + (len(loose) if nxt else 0), torn or bool(not nxt and loose), nxt
     for at, known in facts.items():
         for _, soft, final in known: must(not (final and at < seq-1) and (at < seq or soft and at in given_up), f'{id}: cut off, or longer than it was: record {at}')
@@ -57,7 +58,11 @@ def verify(dir, keys, receipts):
     order = sorted(files, key=numbers.get)
     heads = {id: first(files[id][1]) if 1 in files[id] else None for id in order}
     must(len(set(numbers.values())) == len(order), 'two streams have one number')
-    gone = {t['stream'] for o in heads.values() if o for t in o.get('retired', [])}
+    ends = {t['stream']: t for o in heads.values() if o for t in o.get('retired', [])}
+    def outlived(t, final):  # what is known of a retired stream must fit the end that it was retired with
+        end = ends.get(t['stream'], t)
+        must((t['seq'], t['h']) == (end['seq'], end['h']) or t['seq'] < end['seq'] and not final, f"{t['stream']}: was retired with another end")
+    gone = set(ends)
     gone |= {id for id in order for o in order if heads[o] and 'archive' in heads[o] and numbers[id] < numbers[o]}
     writes = [o['vault_writes'] for id, o in heads.items() if o and id not in gone and 'vault_writes' in o]
     must(writes == sorted(writes), 'a stream was opened with an older vault')
@@ -70,12 +75,17 @@ def verify(dir, keys, receipts):
         must(said[id] or numbers[id] == 1 or 'archive' in o, f'{id}: names no stream before it')
         for t, soft, final in tips:
             must(t['stream'] in files or t['stream'] in gone, f"{t['stream']}: is missing")
+            if not soft: outlived(t, final)
             if t['seq'] or final: facts[t['stream']][t['seq']].append((t['h'], soft, final))
         for before in reversed([b for b in order if numbers[b] < numbers[id] and b not in gone and 'archive' not in o]):
             must(before in said[id], f'{before}: was not there when {id} was opened')
             if heads[before]: break
+        if (a := o.get('archive', {})).get('files') and (moved := pathlib.Path(dir, a['directory'])).is_dir():
+            there = {p.name: p for b in order if numbers[b] < numbers[id] for p in files[b].values()} | {p.name: p for p in moved.iterdir() if NAME.fullmatch(p.name)}
+            sums = [f"{n} {hashlib.sha256(p.read_bytes()).hexdigest() if p.is_file() and not p.is_symlink() else '-'}\n" for n, p in sorted(there.items())]
+            must(hashlib.sha256(''.join(sums).encode()).hexdigest() == a['files'], f'{moved.name}: is not what it was')
     for a in receipts:
-        must(a['stream'] in files or a['stream'] in gone, f"{a['stream']}: is missing"); facts[a['stream']][a['seq']].append((a['h'], 0, 0))
+        must(a['stream'] in files or a['stream'] in gone, f"{a['stream']}: is missing"); outlived(a, 0); facts[a['stream']][a['seq']].append((a['h'], 0, 0))
         anchored[a['stream']] = max(anchored[a['stream']], a['seq'])
     found = {id: walk(id, files[id], keys.get(id), facts[id]) for id in order if id not in gone}
     for id in reversed(order):

@@ -347,6 +347,8 @@ func whatCannotBeVerified(c *Case) {
 			c.Errorf("%s: %s", what, r.description)
 		}
 	}
+	c.put(filepath.Join(c.Dir, "key"), []byte("# nothing\n"))
+	differs("an empty key file", verify(filepath.Join(c.Dir, "key")), 1)
 	differs("no such key file", verify(filepath.Join(c.Dir, "nothing")), 1)
 	c.put(path, nil)
 	differs("an empty file", verify(ground.recovery), 13)
