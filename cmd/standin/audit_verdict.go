@@ -57,8 +57,12 @@ func unproven(r *audit.Report, export bool) error {
 		give = append(give, "let the vault say whether its owner did it: standin audit verify --vault")
 	}
 	if r.Unchecked > 0 {
-		lacks = append(lacks, fmt.Sprintf("of the streams that were moved aside, %d anchors could not be confirmed", r.Unchecked))
-		give = append(give, "look at the warnings, and keep the folders archive-… beside the log")
+		lacks = append(lacks, fmt.Sprintf("of streams that were moved aside, %s could not be confirmed", counted(r.Unchecked, "anchor")))
+		help := "look at the warnings, and keep the folders archive-… beside the log"
+		if export {
+			help = "check that receipt where the log is: standin audit verify --receipt FILE"
+		}
+		give = append(give, help)
 	}
 	if len(lacks) == 0 {
 		lacks = append(lacks, openEnd(r))
