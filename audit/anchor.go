@@ -357,6 +357,18 @@ func (v *verifier) moveOf(id string) *move {
 	return first
 }
 
+// movedBefore tells whether a stream that an anchor names was moved aside before what is exported began: no export has it.
+func (v *verifier) movedBefore(id string) bool {
+	number, ok := parseStreamID(id)
+	at := slices.IndexFunc(v.moves, func(m move) bool { return number < m.number })
+	if !ok || at < 0 || v.present[id] != nil || v.gone[id] != "" {
+		return false
+	}
+	v.report.Unchecked++
+	v.warn(fmt.Sprintf("stream %s was moved aside to %q by stream %s: an export cannot confirm its anchor", id, v.moves[at].archive.Directory, v.moves[at].by))
+	return true
+}
+
 // look compares the directory of an archive with its digest.
 func (v *verifier) look(m *move) {
 	m.streams, m.lacks, m.broken = v.archived(m.archive, m.number)

@@ -314,7 +314,9 @@ func (v *verifier) outside(ends map[string]tip) {
 		}
 	}
 	for _, a := range v.options.Anchors {
-		leftOut(a.Stream, "an anchor of the "+string(cmp.Or(a.Source, Receipt)))
+		if !v.movedBefore(a.Stream) {
+			leftOut(a.Stream, "an anchor of the "+string(cmp.Or(a.Source, Receipt)))
+		}
 	}
 	v.prove()
 }

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // recovered makes a log that was moved aside twice, and returns the anchors of the streams that were, oldest first, that
@@ -38,6 +39,27 @@ func TestAnchorsOfStreamsThatWereMovedAsideOnTheRecordStayGood(t *testing.T) {
 	r, err := Verify(h.dir, VerifyOptions{RecoveryKey: h.recovery, Anchors: append(old, last)})
 	if err != nil || r.Code != Unproven || !r.Unvouched || r.Unproven != 0 {
 		t.Errorf("nobody vouches for the recovery, yet %+v, %v", r, err)
+	}
+}
+
+func TestAnExportCannotConfirmAnchorsOfWhatWasMovedAside(t *testing.T) {
+	h, old, last, _ := recovered(t)
+	var out bytes.Buffer
+	if err := Export(h.dir, "", time.Time{}, time.Time{}, &out); err != nil {
+		t.Fatal(err)
+	}
+	check := func(anchors ...Anchor) *Report {
+		r, err := VerifyExport(bytes.NewReader(out.Bytes()), VerifyOptions{RecoveryKey: h.recovery, VaultKey: h.keys.Vault, Anchors: anchors})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	if r := check(last); r.Code != Whole {
+		t.Errorf("report %+v", r)
+	}
+	if r := check(last, old[0]); r.Code != Unproven || r.Unchecked != 1 || r.LeftOut {
+		t.Errorf("report %+v", r)
 	}
 }
 

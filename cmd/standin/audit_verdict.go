@@ -57,8 +57,12 @@ func unproven(r *audit.Report, export bool) error {
 		give = append(give, "let the vault say whether its owner did it: standin audit verify --vault")
 	}
 	if r.Unchecked > 0 {
-		lacks = append(lacks, fmt.Sprintf("%d things that are known of streams which are gone could not be confirmed", r.Unchecked))
-		give = append(give, "look at the warnings, and keep the folders archive-… beside the log")
+		lacks = append(lacks, fmt.Sprintf("of streams that are gone, %s could not be confirmed", counted(r.Unchecked, "claim")))
+		help := "look at the warnings, and keep the folders archive-… beside the log"
+		if export {
+			help = "check the receipts where the log is: standin audit verify --receipt FILE"
+		}
+		give = append(give, help)
 	}
 	if len(lacks) == 0 {
 		lacks = append(lacks, openEnd(r))
