@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"errors"
 	"net"
+	"os"
 	"path/filepath"
 	"testing"
+	"time"
 )
 
 // talk has one conversation over a real socket. Between has its way with it.
@@ -127,5 +129,66 @@ func TestAProofThatIsPassedOnIsWorthNothing(t *testing.T) {
 	outer.Close()
 	if err := <-answered; err == nil {
 		t.Error("the gateway is content with a caller that is somebody else")
+	}
+}
+
+func TestASocketThatSomebodyHasTakenAwayIsNoError(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	listener, err := Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	next, err := Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := listener.Close(); err != nil {
+		t.Errorf("close a listener without its file: %v", err)
+	}
+	if _, err := os.Lstat(path); err != nil {
+		t.Errorf("the socket of another is gone: %v", err)
+	}
+	if err := next.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestSweepTakesOnlyWhatNobodyListensOn(t *testing.T) {
+	dir := t.TempDir()
+	dead, live, file := filepath.Join(dir, "dead"), filepath.Join(dir, "live"), filepath.Join(dir, "file")
+	left, err := net.Listen("unix", dead)
+	if err != nil {
+		t.Fatal(err)
+	}
+	left.(*net.UnixListener).SetUnlinkOnClose(false)
+	left.Close()
+	listener, err := Listen(live)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := Sweep(dead); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(dead); err != nil {
+		t.Errorf("a socket that may be about to be listened on is gone: %v", err)
+	}
+	past := time.Now().Add(-time.Minute)
+	for _, path := range []string{dead, live, file} {
+		if err := os.Chtimes(path, past, past); err != nil {
+			t.Fatal(err)
+		}
+		if err := Sweep(path); err != nil {
+			t.Error(err)
+		}
+		if _, err := os.Lstat(path); (err == nil) == (path == dead) {
+			t.Errorf("%s after the sweep: %v", filepath.Base(path), err)
+		}
 	}
 }
