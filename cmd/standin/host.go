@@ -196,7 +196,7 @@ func (h *hosted) cutOff() error {
 
 // narrow keeps only the named grants, and tells those who follow.
 func (h *hosted) narrow(secrets []string) {
-	h.session.Narrow(secrets)
+	h.live.narrow(secrets)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	close(h.changed)

@@ -72,6 +72,7 @@ type explained struct {
 	Path      string           `json:"path,omitempty"`
 	Effect    string           `json:"effect"`
 	Ambiguous bool             `json:"ambiguous"`
+	Doubt     string           `json:"doubt,omitempty"`
 	Puts      []explainedPlace `json:"puts"`
 	Others    []explainedOther `json:"others"`
 }
@@ -98,6 +99,7 @@ func explain(pol *rules.Policy, t rules.Target) *explained {
 		Path:      x.Path,
 		Effect:    effect(pol, x),
 		Ambiguous: x.Ambiguous,
+		Doubt:     x.Doubt,
 		Puts:      []explainedPlace{},
 		Others:    []explainedOther{},
 	}
@@ -181,7 +183,10 @@ func (x *explained) print(w io.Writer) error {
 		line("rule", "none")
 	}
 	line("effect", "%s", x.Effect)
-	if x.Ambiguous {
+	switch {
+	case x.Doubt != "":
+		line("why", "%s", x.Doubt)
+	case x.Ambiguous:
 		line("path", "can be read in two ways, so that no rule with paths matches")
 	}
 	for _, at := range x.Puts {
