@@ -18,9 +18,6 @@ type asked struct {
 // narrowed is the profile of a policy, less what was not asked for.
 func narrowed(policy *rules.Policy, a asked) (*rules.Profile, error) {
 	found, err := policy.Profile(a.Profile)
-	if err != nil && a.Profile != "" {
-		return nil, exitError(2, err) // wrong usage, as an unknown --secret is
-	}
 	if err != nil {
 		return nil, err
 	}

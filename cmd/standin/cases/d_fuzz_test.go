@@ -149,7 +149,7 @@ func (m *mill) inATunnel(stream string) error {
 type pace struct{ first, next time.Duration }
 
 var (
-	patient = pace{500 * time.Millisecond, 100 * time.Millisecond}
+	patient = pace{1500 * time.Millisecond, 500 * time.Millisecond}
 	hasty   = pace{12 * time.Millisecond, 3 * time.Millisecond}
 )
 
