@@ -258,11 +258,8 @@ func (p *program) printReport(r *audit.Report, export bool) {
 	if !r.Vouched {
 		fmt.Fprintln(p.out, "not checked: who opened the streams (--vault)")
 	}
-	if n := len(r.Streams); n > 0 && !r.Streams[n-1].Live && !export {
-		fmt.Fprintf(p.out, "not checked: whether a stream that was opened after %s was deleted (--receipt of the newest session)\n", shown(r.Streams[n-1].Stream))
-	}
 	if r.Code == audit.Whole {
-		fmt.Fprintf(p.out, "whole: every record (%d), in every stream (%d), up to the end\n", r.Records, len(r.Streams))
+		fmt.Fprintf(p.out, "whole: every record (%d), in every stream (%d), up to the end, as of the newest anchor\n", r.Records, len(r.Streams))
 	}
 }
 
