@@ -140,19 +140,7 @@ func TestTooManyStatesEndTheSession(t *testing.T) {
 }
 
 func TestARecordSaysNeitherPlaceholdersNorValues(t *testing.T) {
-	policy, err := rules.Parse("standin.yaml", []byte(placesRules))
-	if err != nil {
-		t.Fatal(err)
-	}
-	profile, err := policy.Profile("default")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := Open(t.Context(), Config{ID: "s", Policy: policy, Profile: profile, Placeholders: streamPlaceholders, Source: fixed{mainValue, anotherValue},
-		Fingerprint: func([]byte) string { return "f" }})
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := placesSession(t, mainValue)
 	escaped := strings.Replace(pMain, "z", "%7a", 1)
 	for raw, want := range map[string]string{
 		"/t/" + pMain + "/x":              "/t/{main}/x",

@@ -198,21 +198,7 @@ func checkParts(t *testing.T, s *Session, r *Request, plan *Plan) {
 
 func placesSession(t testing.TB, value string) *Session {
 	t.Helper()
-	policy, err := rules.Parse("standin.yaml", []byte(placesRules))
-	if err != nil {
-		t.Fatal(err)
-	}
-	profile, err := policy.Profile("default")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := Open(t.Context(), Config{ID: "s", Policy: policy, Profile: profile, Placeholders: streamPlaceholders, Source: fixed{value, anotherValue},
-		Fingerprint: func([]byte) string { return "f" }})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { s.Revoke("test over") })
-	return s
+	return openWith(t, placesRules, value, anotherValue)
 }
 
 var placesHost = rules.Authority{Host: "a.test", Port: 443}

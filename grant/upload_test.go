@@ -60,7 +60,14 @@ var pMain, pOther, pStranger = streamPlaceholders["main"], streamPlaceholders["o
 
 func streamSession(t testing.TB) *Session {
 	t.Helper()
-	policy, err := rules.Parse("standin.yaml", []byte(streamRules))
+	return openWith(t, streamRules, streamValue, otherValue)
+}
+
+// openWith opens a session of the default profile, whose secrets main and other
+// have these values.
+func openWith(t testing.TB, text, main, other string) *Session {
+	t.Helper()
+	policy, err := rules.Parse("standin.yaml", []byte(text))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,8 +75,8 @@ func streamSession(t testing.TB) *Session {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := Open(t.Context(), Config{ID: "s", Policy: policy, Profile: profile, Placeholders: streamPlaceholders, Source: fixed{streamValue, otherValue},
-		Fingerprint: func(b []byte) string { return "f" }})
+	s, err := Open(t.Context(), Config{ID: "s", Policy: policy, Profile: profile, Placeholders: streamPlaceholders, Source: fixed{main, other},
+		Fingerprint: func([]byte) string { return "f" }})
 	if err != nil {
 		t.Fatal(err)
 	}
