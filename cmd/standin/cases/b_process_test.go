@@ -153,7 +153,7 @@ func processListsHoldNothing(c *Case) {
 // debuggingOfTheRuntime: with these variables a Go program prints the header
 // fields of all its HTTP/2 connections.
 func debuggingOfTheRuntime(c *Case) {
-	s := c.Start(Start{Name: "S1", Env: []string{"GODEBUG=http2debug=2,tlsdebug=1,gctrace=1", "GOTRACEBACK=crash", "GOGC=50"}})
+	s := c.Start(Start{Name: "S1", Env: []string{"GODEBUG=http2debug=2,tlsdebug=1,gctrace=1", "GOTRACEBACK=crash", "GOGC=150"}})
 	s.Each(Message{"GET", api, "/user", []string{bearer(c.P)}, ""}, func(r *Response) { c.Status(r, 200) })
 	c.arrived(c.U1, 2)
 	if text := s.Stderr(); text != "" {

@@ -5,11 +5,9 @@ package cases
 import (
 	"bytes"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -158,11 +156,6 @@ func (c *Case) arrivedOf(n int) {
 // failingWrites lets each write to the log fail from outside, where strace may.
 func (c *Case) failingWrites(s *Session, served *int, ask func() *Response) {
 	c.Helper()
-	tool, err := exec.LookPath("strace")
-	if err != nil || os.Geteuid() != 0 {
-		c.Log("strace is not there, or may not trace the gateway: its half of F09 is left out")
-		return
-	}
 	fds, err := filepath.Glob(procFile(s.Gateway, "fd/*"))
 	if err != nil {
 		c.Fatal(err)
@@ -173,26 +166,12 @@ func (c *Case) failingWrites(s *Session, served *int, ask func() *Response) {
 			path = to // the newest segment
 		}
 	}
-	cmd := exec.Command(tool, "-f", "-qq", "-o", os.DevNull, "-p", strconv.Itoa(s.Gateway), "-P", path,
-		"-e", "trace=write,pwrite64,writev", "-e", "inject=write,pwrite64,writev:error=ENOSPC")
-	var errs bytes.Buffer
-	cmd.Stderr = &errs
-	if err := cmd.Start(); err != nil {
-		c.Fatal(err)
-	}
-	stop := func() {
-		_ = cmd.Process.Signal(syscall.SIGINT)
-		_, _ = cmd.Process.Wait()
-	}
-	defer stop()
-	traced := func() bool {
-		status, _ := os.ReadFile(procFile(s.Gateway, "status"))
-		return bytes.Contains(status, fmt.Appendf(nil, "TracerPid:\t%d", cmd.Process.Pid))
-	}
-	if !c.Eventually("strace is attached", traced) {
-		_, _ = io.Copy(os.Stderr, &errs)
+	const writes = "write,pwrite64,writev"
+	stop := c.trace(s, "-o", os.DevNull, "-P", path, "-e", "trace="+writes, "-e", "inject="+writes+":error=ENOSPC")
+	if stop == nil {
 		return
 	}
+	defer stop()
 	r := ask()
 	c.Refused(r, 503, "audit_unavailable")
 	c.arrivedOf(*served)
