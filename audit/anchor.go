@@ -172,6 +172,9 @@ func (l *Log) Live(nonce string) (Live, error) {
 	return Live{a, a.newest, hex.EncodeToString(proof[:])}, nil
 }
 
+// clockStep is more than the times of a file system are apart: a file may come and go at the time at which one looked.
+const clockStep = time.Second
+
 // Look remembers the newest stream in the directory, so that Live can tell of it when it is gone. It costs next to nothing
 // while no file comes or goes there.
 func (l *Log) Look() {
@@ -180,7 +183,7 @@ func (l *Log) Look() {
 		return
 	}
 	l.mu.Lock()
-	known := info.ModTime().Equal(l.looked)
+	known := info.ModTime().Equal(l.looked) && time.Since(l.looked) > clockStep
 	l.mu.Unlock()
 	if known {
 		return
@@ -339,7 +342,7 @@ func (v *verifier) moveOf(id string) *move {
 	for i := 0; i < len(v.moves); i++ {
 		if m := &v.moves[i]; number < m.number && !m.looked {
 			m.looked = true
-			v.look(m)
+			m.streams, m.lacks, m.broken = v.archived(m.archive, m.number)
 			for _, s := range m.streams {
 				o, err := readOpening(filepath.Join(v.dir, m.archive.Directory), s)
 				if err == nil && o.Archive != nil && (!v.report.Vouched || o.vouched(&v.opening)) {
@@ -367,11 +370,6 @@ func (v *verifier) movedBefore(id string) bool {
 	v.report.Unchecked++
 	v.warn(fmt.Sprintf("stream %s was moved aside to %q by stream %s: an export cannot confirm its anchor", id, v.moves[at].archive.Directory, v.moves[at].by))
 	return true
-}
-
-// look compares the directory of an archive with its digest.
-func (v *verifier) look(m *move) {
-	m.streams, m.lacks, m.broken = v.archived(m.archive, m.number)
 }
 
 // holds tells whether a stream that was moved aside is in order up to the record that f knows.
