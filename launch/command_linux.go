@@ -34,6 +34,10 @@ type Command struct {
 // that a terminal treats both as one job, and makes this process the subreaper
 // of what the command leaves behind. Errors are *StartError. Wait must be
 // called once.
+//
+// The signals that it takes are this process's no more: those that come after the
+// command has ended, or could not be started, do nothing. One that a terminal sent
+// to both may come that late, and what is left to be done must not be ended by it.
 func Start(spec Spec) (*Command, error) {
 	if len(spec.Argv) == 0 {
 		return nil, startError("", exec.ErrNotFound)
@@ -190,7 +194,6 @@ func (c *Command) Wait() (code int, err error) {
 }
 
 func (c *Command) release() {
-	signal.Stop(c.signals)
 	signal.Stop(c.ended)
 	close(c.stop)
 	c.running.Wait()

@@ -24,6 +24,8 @@ type Command struct {
 // Only Linux has subreapers and tells of a child's stop: elsewhere a process
 // that the command leaves behind goes to init, and on Ctrl-Z the terminal stops
 // both, each by its own default action.
+//
+// As on Linux, the signals that it takes do nothing when the command has ended.
 func Start(spec Spec) (*Command, error) {
 	path, err := find(spec)
 	if err != nil {
@@ -45,7 +47,6 @@ func Start(spec Spec) (*Command, error) {
 	c := &Command{signals: make(chan os.Signal, 32)}
 	signal.Notify(c.signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
 	if err := cmd.Start(); err != nil {
-		signal.Stop(c.signals)
 		return nil, startError(spec.Argv[0], err)
 	}
 	c.process = cmd.Process
@@ -61,7 +62,6 @@ func (c *Command) StartTime() uint64 { return 0 }
 // Wait returns the command's exit code, 128+n if signal n ended it. Until then
 // it passes on signals, but for those that a terminal sends to both.
 func (c *Command) Wait() (code int, err error) {
-	defer signal.Stop(c.signals)
 	onTerminal := term.IsTerminal(int(os.Stdin.Fd()))
 	stop := make(chan struct{})
 	done := make(chan struct{})

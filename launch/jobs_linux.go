@@ -1,6 +1,7 @@
 package launch
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"os/signal"
@@ -80,12 +81,34 @@ func (c *Command) stopped() {
 	_ = unix.Tgkill(unix.Getpid(), unix.Gettid(), unix.SIGSTOP) // cannot fail for oneself
 }
 
-// settle returns when every signal that this process has taken is in its channel:
-// so says signal.Stop.
+// settle returns when every signal that this process has taken is in its channel.
+// A thread that the kernel has sent to its handler may not have run since; until it
+// does, it blocks every signal. That it ran is not enough: signal.Stop returns when
+// what handlers have taken is passed on.
 func settle() {
+	for end := time.Now().Add(longestSettle); handling() && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
 	none := make(chan os.Signal, 1)
 	signal.Notify(none, unix.SIGCHLD) // which is taken anyway
 	signal.Stop(none)
+}
+
+// longestSettle bounds the wait for handlers, should a thread block every signal
+// for another reason.
+const longestSettle = 5 * time.Second
+
+// handling reports whether a thread of this process is in a signal's handler, or
+// about to be.
+func handling() bool {
+	const all = "SigBlk:\tfffffffffffbfeff\n"               // but KILL and STOP
+	threads, _ := filepath.Glob("/proc/self/task/*/status") // a fixed pattern
+	for _, thread := range threads {
+		if status, err := os.ReadFile(thread); err == nil && bytes.Contains(status, []byte(all)) {
+			return true
+		}
+	}
+	return false
 }
 
 // drain handles the signals that came before a stop, less those that the stop has

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/creack/pty"
+	"golang.org/x/sys/unix"
 )
 
 // A screen is a shell on a terminal of its own.
@@ -83,6 +84,29 @@ func (s *screen) expect(text string) {
 	}
 }
 
+// holder is the process group that holds the terminal.
+func (s *screen) holder() (group int) {
+	s.t.Helper()
+	conn, err := s.file.SyscallConn()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	var failed error
+	if err := conn.Control(func(fd uintptr) { group, failed = unix.IoctlGetInt(int(fd), unix.TIOCGPGRP) }); err != nil || failed != nil {
+		s.t.Fatal(err, failed)
+	}
+	return group
+}
+
+// wake has the shell bring a job back, and waits until it has given it the
+// terminal: until then keys are the shell's.
+func (s *screen) wake(line string) {
+	s.t.Helper()
+	shell := s.holder()
+	s.send(line)
+	eventually(s.t, "the job holds the terminal", func() bool { return s.holder() != shell })
+}
+
 func TestControlCEndsTheCommandOnce(t *testing.T) {
 	t.Parallel()
 	s := newScreen(t)
@@ -135,8 +159,7 @@ func TestAJobThatIsSentToTheBackgroundRunsThere(t *testing.T) {
 		s.send("jobs; echo a''ll\n")
 		s.expect("Running")
 		s.expect("all")
-		s.send("fg; echo co''de=$?\n")
-		time.Sleep(150 * time.Millisecond)
+		s.wake("fg; echo co''de=$?\n")
 		s.send("\x03")
 		s.expect("code=130")
 	}
@@ -145,9 +168,7 @@ func TestAJobThatIsSentToTheBackgroundRunsThere(t *testing.T) {
 func TestBackgroundJobThatReadsIsStoppedAndComesBack(t *testing.T) {
 	t.Parallel()
 	s := newScreen(t)
-	s.send("run sh -c 'read line; echo \"got $line\"; exit 3' &\n")
-	time.Sleep(300 * time.Millisecond)
-	s.send("jobs\n")
+	s.send("set -b; run sh -c 'read line; echo \"got $line\"; exit 3' &\n")
 	s.expect("Stopped")
 	s.send("fg\n")
 	s.send("input\n")
@@ -162,13 +183,13 @@ func TestInteractiveShellUnderTheLauncherHasItsOwnJobs(t *testing.T) {
 	s.send("run bash --norc --noprofile -i\n")
 	s.send("echo in''side $(( $(ps -o ppid= $$) != 1 ))\n")
 	s.expect("inside 1")
-	s.send("sleep 100\n")
-	time.Sleep(300 * time.Millisecond)
+	s.send("sh -c 'echo star\"\"ted; exec sleep 100'\n")
+	s.expect("started")
 	s.send("\x03")
 	s.send("echo aft''er=$?\n")
 	s.expect("after=130")
-	s.send("cat\n")
-	time.Sleep(300 * time.Millisecond)
+	s.send("sh -c 'echo star\"\"ted; exec cat'\n")
+	s.expect("started")
 	s.send("\x1a")
 	s.expect("Stopped")
 	s.send("kill %1; stty size\n")

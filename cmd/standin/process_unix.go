@@ -30,11 +30,11 @@ func leaveTerminal() error {
 	return os.Chdir("/")
 }
 
-// awaitEnd waits until ended is closed, or a signal ends this process.
+// awaitEnd waits until ended is closed, or a signal is to end this process. Those
+// that follow do nothing: what is left to be done is done.
 func awaitEnd(ended <-chan struct{}) {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
-	defer signal.Stop(signals)
 	select {
 	case <-ended:
 	case <-signals:

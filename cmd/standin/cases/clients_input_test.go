@@ -23,6 +23,7 @@ func TestBadInput(t *testing.T) {
 		"a command that does not start":       inputNoCommand,
 		"flags and words that there are none": inputFlags,
 		"exit codes of the command":           inputExitCodes,
+		"signals after the command has ended": inputLateSignals,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -213,6 +214,25 @@ func inputFlags(c *Case) {
 	if r := c.Standin("run", "--rules", c.Rules.Path, "--profile", "granted", "--isolation", "netns", "--", "false"); r.Code != 125 && r.Code != 1 {
 		c.Errorf("netns: %s", r.description)
 	}
+}
+
+// inputLateSignals: a signal that comes when the command has just ended, as a
+// second Ctrl-C does, ends neither the revocation nor the receipt.
+func inputLateSignals(c *Case) {
+	for _, name := range []string{"INT", "TERM", "HUP", "QUIT", "TSTP"} {
+		receipt := filepath.Join(c.Dir, name+".json")
+		r := c.launch(nil, "--receipt", receipt)("sh", "-c", `trap '' `+name+`; gateway=$PPID
+			(while kill -`+name+` $gateway; do :; done) 2>/dev/null & sleep 0.1; exit 7`)
+		c.Exit(r, 7)
+		if _, err := os.Stat(receipt); err != nil {
+			c.Errorf("SIG%s: no receipt: %v", name, err)
+			continue
+		}
+		r, _ = c.verify("--receipt", receipt)
+		c.Exit(r, 0)
+	}
+	c.Recorded(5, Want{"type": "close"})
+	c.leftBehind()
 }
 
 func inputExitCodes(c *Case) {

@@ -91,3 +91,26 @@ func TestEnvBindsASessionToTheShell(t *testing.T) {
 	time.Sleep(10 * time.Millisecond)
 	c.Recorded(1, Want{"type": "close", "session": strings.TrimSpace(string(line[:n])), "reason": "its shell has ended"})
 }
+
+// TestEnvGatewayEndsInOrder: signals that follow the one that ends it do not stop
+// it from closing the session and the log.
+func TestEnvGatewayEndsInOrder(t *testing.T) {
+	t.Parallel()
+	c := newCase(t, "env-end")
+	c.Rules.Profile("tree: {secrets: [github]}")
+	c.Rules.Write()
+	cmd := exec.Command("sh", "-c", `eval "$(`+ground.program+` env --home `+c.Home+` --profile tree --rules `+c.Rules.Path+`)"; `+curlTo+`/before
+		gateway=$(cd /proc && grep -alsz -- '[-]-bound' $(grep -alsz -- '`+c.Home+`$' [0-9]*/cmdline)) && gateway=${gateway%/*} && while kill -TERM $gateway; do :; done 2>/dev/null; echo ended`)
+	cmd.Env, cmd.Dir, cmd.Stdin = plainEnvironment(c.Temp), c.Dir, strings.NewReader("")
+	r := c.Finish(cmd)
+	c.Exit(r, 0)
+	if r.Out != "200\nended\n" {
+		c.Errorf("%s", r.description)
+	}
+	c.Equal(c.U1.Requests(1)[0].Target, "/before")
+	c.Recorded(1, Want{"type": "close"})
+	if r, _ = c.verify(); !strings.Contains(r.Out, `"sealed": true`) {
+		c.Errorf("the log is not sealed: %s", r.description)
+	}
+	c.leftBehind()
+}
