@@ -107,6 +107,7 @@ func parts(r *Request) []part {
 	}
 	for piece := range strings.SplitSeq(r.Query, "&") {
 		name, value, _ := strings.Cut(piece, "=")
+		add("as it came", name, value)
 		name, value = patient(strings.ReplaceAll(name, "+", " ")), patient(strings.ReplaceAll(value, "+", " "))
 		add("name", name)
 		add("query "+name, value)
@@ -123,7 +124,7 @@ func FuzzRequest(f *testing.F) {
 		{"Authorization", "Basic B", "sid=1", "/", ""}, {"Authorization", "Basic U", "", "/t/y/x", "P=1"}, {"X-P", "1", "a=P", "/P", "x=P"},
 		{"X-Key", "Q", "sid=S", "/t/y/P", "api_key=1&api_key=P"}, {"Q", "1", "", "/", ""},
 		{"P", "1", "", "/", ""}, {"X-Key", "PP", "P=1", "/t/P%2f/x", "api_key=P+%50"}, {"Cookie", "sid=P", "sid=P", "/other", "api_key=Px"},
-		{"X-A", "1", "", "/t/P!/x", ""}, {"X-A", "1", "", "/x/E%", "y=E%&%zzE=1"}, {"X-A", "1", "", "/t/y/x", "api_key=%zz+P"}, {"X-A", "1", "a=\"x; sid=P\"", "/%zzE", "y=%P"},
+		{"X-A", "1", "", "/t/P!/x", ""}, {"X-A", "1", "", "/x/E%", "y=E%&%zzE=1"}, {"X-A", "1", "", "/t/P%41/x", "api_key=P%41"}, {"X-A", "1", "", "/t/y/x", "api_key=%zz+P"}, {"X-A", "1", "a=\"x; sid=P\"", "/%zzE", "y=%P"},
 	} {
 		f.Add(h.name, h.value, h.cookie, h.path, h.query)
 	}
@@ -233,6 +234,7 @@ func TestAPlaceholderBesideABadEscapeIsSeen(t *testing.T) {
 		"/x?y=" + coded + "%": "placeholder_misplaced", "/x?%zz" + coded + "=1": "placeholder_misplaced", "/x?y=%q" + coded: "placeholder_misplaced", "/x?%" + coded: "placeholder_misplaced",
 		"/x/" + coded + "%": "placeholder_misplaced", "/%zz" + coded + "/x": "placeholder_misplaced", "/t/y/x?api_key=%zz+" + pMain: "bad_request", "/t/y/x?api_key=%": "bad_request",
 		"/t/y/x?api_key=%zz+" + strings.ReplaceAll(pMain, "z", "%7A"): "bad_request", "/x?y=%zz&%=%": "", "/t/y/x?api_key=" + pMain + "&y=%": "",
+		"/t/" + pMain + "%41/x": "placeholder_misplaced", "/x/" + pMain + "%41": "placeholder_misplaced", "/t/y/x?api_key=" + pMain + "%41": "placeholder_misplaced", "/x?" + pMain + "%5f": "placeholder_misplaced",
 	} {
 		if _, code := sent(t, s, head{path: path}); code != want {
 			t.Errorf("%s: %q, want %q", path, code, want)

@@ -167,6 +167,8 @@ func (p *prep) path() error {
 		}
 		if ok {
 			segments[i], changed = text, true
+		} else if err := p.misplaced(segment, "path"); err != nil {
+			return err // before an escaped letter, which makes it a longer word
 		}
 	}
 	if changed {
@@ -227,7 +229,7 @@ func (p *prep) pairs(raw string, kind rules.Kind, place string) (string, bool, e
 		if ok {
 			pieces[i], changed = rawName+"="+text, true
 		} else if err := p.misplaced(rawValue, place); err != nil {
-			return "", false, err // behind "%", which takes its first letters for digits
+			return "", false, err // behind "%", which takes its first letters for digits, or before an escaped letter
 		}
 	}
 	return strings.Join(pieces, "&"), changed, nil
