@@ -1,9 +1,9 @@
 package launch
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/hex"
 	"encoding/pem"
 	"errors"
@@ -81,24 +81,40 @@ func readRoots(rootPEM []byte, env environ) (*roots, error) {
 	if len(own) == 0 {
 		return nil, errors.New("authority is not PEM")
 	}
-	var r roots
+	files := certificateFiles{}
+	var ders [][]byte
 	for _, name := range userBundles {
-		r.ders = append(r.ders, readCertificates(env[name])...)
+		ders = append(ders, files.read(env[name])...)
 	}
 	for _, path := range systemBundles {
-		if len(r.ders) > 0 {
+		if len(ders) > 0 {
 			break
 		}
-		r.ders = readCertificates(path)
+		ders = append(ders, files.read(path)...)
 	}
-	r.ders = unique(append(r.ders, own...))
-	r.bundle = encode(r.ders)
-	r.node = encode(unique(append(own, readCertificates(env["NODE_EXTRA_CA_CERTS"])...)))
-	return &r, nil
+	ders = unique(ders, own)
+	return &roots{
+		node:   encode(unique(own, files.read(env["NODE_EXTRA_CA_CERTS"]))),
+		bundle: encode(ders),
+		ders:   ders,
+	}, nil
 }
 
-// readCertificates returns what is in a file. A file that cannot be read is as
-// good as none: so do the tools take it that read these variables and merge.
+// certificateFiles are the certificates of files, by path: users name one file in
+// several variables.
+type certificateFiles map[string][][]byte
+
+// read returns what is in a file. A file that cannot be read is as good as none:
+// so do the tools take it that read these variables and merge.
+func (f certificateFiles) read(path string) [][]byte {
+	ders, known := f[path]
+	if !known {
+		ders = readCertificates(path)
+		f[path] = ders
+	}
+	return ders
+}
+
 func readCertificates(path string) [][]byte {
 	if path == "" {
 		return nil
@@ -126,24 +142,36 @@ func certificates(data []byte) (ders [][]byte) {
 	}
 }
 
-func unique(ders [][]byte) [][]byte {
-	seen := make(map[string]bool, len(ders))
-	kept := ders[:0:0]
-	for _, der := range ders {
-		if !seen[string(der)] {
-			seen[string(der)] = true
-			kept = append(kept, der)
+// unique joins lists, and keeps the first of what is the same.
+func unique(lists ...[][]byte) (kept [][]byte) {
+	seen := map[[sha256.Size]byte]bool{}
+	for _, ders := range lists {
+		for _, der := range ders {
+			if sum := sha256.Sum256(der); !seen[sum] {
+				seen[sum] = true
+				kept = append(kept, der)
+			}
 		}
 	}
 	return kept
 }
 
+// encode writes PEM, without the encoder that package pem makes for each block.
 func encode(ders [][]byte) []byte {
-	var out bytes.Buffer
+	const line = 48 // bytes, which make 64 characters
+	size := 0
 	for _, der := range ders {
-		_ = pem.Encode(&out, &pem.Block{Type: "CERTIFICATE", Bytes: der}) // a buffer takes all
+		size += len(der)*3/2 + 64 // a little more than it takes
 	}
-	return out.Bytes()
+	out := make([]byte, 0, size)
+	for _, der := range ders {
+		out = append(out, "-----BEGIN CERTIFICATE-----\n"...)
+		for part := range slices.Chunk(der, line) {
+			out = append(base64.StdEncoding.AppendEncode(out, part), '\n')
+		}
+		out = append(out, "-----END CERTIFICATE-----\n"...)
+	}
+	return out
 }
 
 // truststore makes a store without a password: Java reads it with or without
