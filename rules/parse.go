@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"time"
 
 	"gopkg.in/yaml.v3"
@@ -89,13 +90,26 @@ func (p *parser) contents(root *yaml.Node) int {
 	return unmatched
 }
 
+// A pattern is what a word looks like, and how many bytes it may have: an
+// expression that counts them is compiled, at every start, to as many copies.
+type pattern struct {
+	*regexp.Regexp
+	most int
+}
+
+func (p pattern) MatchString(s string) bool { return len(s) <= p.most && p.Regexp.MatchString(s) }
+
 var (
-	namePattern     = regexp.MustCompile(`^[a-z0-9][a-z0-9_.-]{0,63}$`)
-	variablePattern = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,127}$`)
-	shapePattern    = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$`)
+	namePattern     = pattern{regexp.MustCompile(`^[a-z0-9][a-z0-9_.-]*$`), 64}
+	variablePattern = pattern{regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`), 128}
+	shapePattern    = pattern{regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]*$`), 32}
 	vaultPattern    = regexp.MustCompile(`^[a-z0-9][a-z0-9_./-]*$`)
-	staticPattern   = regexp.MustCompile(`^([A-Za-z0-9][A-Za-z0-9_-]{0,31})?zstandin_[a-z2-7]{26}$`)
 )
+
+// staticPattern is rarely needed.
+var staticPattern = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^([A-Za-z0-9][A-Za-z0-9_-]{0,31})?zstandin_[a-z2-7]{26}$`)
+})
 
 const nameFix = "use lower-case letters, digits, hyphens, dots and underscores, like github-api"
 
@@ -133,7 +147,7 @@ func (p *parser) secret(name string, line int, n *yaml.Node) {
 		},
 		"deliver": func(n *yaml.Node) { s.Deliver = Deliver(p.choice(n, what+": deliver", "wire", "env", "file")) },
 		"placeholder": func(n *yaml.Node) {
-			if text, ok := p.text(n, what+": placeholder"); ok && !staticPattern.MatchString(text) {
+			if text, ok := p.text(n, what+": placeholder"); ok && !staticPattern().MatchString(text) {
 				p.fail(n.Line, "make one with: standin rules placeholder "+name, "%s: the placeholder does not have the form of one", what)
 			} else {
 				s.Placeholder = text

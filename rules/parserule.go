@@ -13,8 +13,8 @@ import (
 )
 
 var (
-	methodPattern = regexp.MustCompile(`^[A-Z][A-Z-]{0,31}$`)
-	tokenPattern  = regexp.MustCompile("^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}$")
+	methodPattern = pattern{regexp.MustCompile(`^[A-Z][A-Z-]*$`), 32}
+	tokenPattern  = pattern{regexp.MustCompile("^[A-Za-z0-9!#$%&'*+.^_`|~-]+$"), 128}
 	sizePattern   = regexp.MustCompile(`^([0-9]{1,9})(KiB|MiB)?$`)
 )
 
