@@ -205,13 +205,13 @@ func (p *program) envStarted(cmd *cobra.Command, shell peer.Process) error {
 
 // envGateway is the gateway of one session, which lives as long as the shell.
 func (p *program) envGateway(cmd *cobra.Command, f *runFlags, bound string) error {
-	if err := p.cleanStart(); err != nil {
+	if err := p.cleanStart(besideProcessors()); err != nil {
 		return err
 	}
 	if err := launch.Harden(); err != nil {
 		return err
 	}
-	paceBeside()
+	pace()
 	var shell processID
 	if _, err := fmt.Sscanf(bound, "%d:%d", &shell.PID, &shell.Start); err != nil || !slices.Contains(peer.Ancestors(os.Getpid()), shell.PID) {
 		return usageError("--bound: not a shell above this process")

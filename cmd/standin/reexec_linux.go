@@ -27,8 +27,9 @@ var kept = []string{
 
 // cleanStart starts this program once more in the same process, with a clean
 // environment. The user's environment waits in an anonymous memory file, never
-// on a disk and never in an argument.
-func (p *program) cleanStart() error {
+// on a disk and never in an argument. The new start has as many processors as
+// are given, or all for 0.
+func (p *program) cleanStart(processors int) error {
 	if p.cleaned {
 		return nil
 	}
@@ -52,6 +53,9 @@ func (p *program) cleanStart() error {
 		if value := p.getenv(name); value != "" {
 			env = append(env, name+"="+value)
 		}
+	}
+	if processors > 0 {
+		env = append(env, "GOMAXPROCS="+strconv.Itoa(processors))
 	}
 	argv := append([]string{os.Args[0]}, p.args...)
 	return fmt.Errorf("start with a clean environment: %w", unix.Exec("/proc/self/exe", argv, env))

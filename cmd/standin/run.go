@@ -91,13 +91,13 @@ func own(err error) error {
 
 // run opens a session, runs the command in it, and gives the command's exit code.
 func (p *program) run(cmd *cobra.Command, f *runFlags, argv []string) error {
-	if err := p.cleanStart(); err != nil {
+	if err := p.cleanStart(besideProcessors()); err != nil {
 		return own(err)
 	}
 	if err := launch.Harden(); err != nil {
 		return own(err)
 	}
-	paceBeside()
+	pace()
 	r := &running{p: p, cmd: cmd, f: f, argv: argv, began: time.Now()}
 	err := r.prepare()
 	code := 0

@@ -86,7 +86,7 @@ func (p *program) serve(cmd *cobra.Command, f *serveFlags) error {
 	if f.grace < 0 || f.tunnels < 0 || f.sessionTunnels < 0 {
 		return usageError("--grace, --max-tunnels and --max-session-tunnels are not negative")
 	}
-	if err := p.cleanStart(); err != nil {
+	if err := p.cleanStart(0); err != nil {
 		return err
 	}
 	if err := launch.Harden(); err != nil {
