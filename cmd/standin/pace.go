@@ -10,8 +10,8 @@ import (
 // spare is by how much the heap of a gateway may grow before it is collected. It
 // is small and its garbage short-lived: collecting it at every doubling of a few
 // MiB would cost a fifth of the time of a request. One that is larger, with many
-// tunnels, may still double.
-const spare = 16 << 20
+// tunnels, may still grow by three quarters.
+const spare = 12 << 20
 
 // pace fits Go's runtime to a gateway.
 func pace() {
@@ -34,7 +34,7 @@ func setSpare() {
 
 // gcPercent is by how much a heap may grow of which so many bytes live.
 func gcPercent(live uint64) int {
-	const least, most = 100, 400
+	const least, most = 75, 400
 	return int(min(max(spare*100/max(live, 1), least), most))
 }
 
