@@ -90,15 +90,6 @@ func (p *parser) contents(root *yaml.Node) int {
 	return unmatched
 }
 
-// A pattern is what a word looks like, and how many bytes it may have: an
-// expression that counts them is compiled, at every start, to as many copies.
-type pattern struct {
-	*regexp.Regexp
-	most int
-}
-
-func (p pattern) MatchString(s string) bool { return len(s) <= p.most && p.Regexp.MatchString(s) }
-
 var (
 	namePattern     = pattern{regexp.MustCompile(`^[a-z0-9][a-z0-9_.-]*$`), 64}
 	variablePattern = pattern{regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`), 128}

@@ -12,6 +12,15 @@ import (
 	"gopkg.in/yaml.v3"
 )
 
+// A pattern is what a word looks like, and how many bytes it may have: an
+// expression that counts them is compiled, at every start, to as many copies.
+type pattern struct {
+	*regexp.Regexp
+	most int
+}
+
+func (p pattern) MatchString(s string) bool { return len(s) <= p.most && p.Regexp.MatchString(s) }
+
 var (
 	methodPattern = pattern{regexp.MustCompile(`^[A-Z][A-Z-]*$`), 32}
 	tokenPattern  = pattern{regexp.MustCompile("^[A-Za-z0-9!#$%&'*+.^_`|~-]+$"), 128}
