@@ -21,6 +21,8 @@ type Spec struct {
 	TimerSlack int
 	// Standard files; nil is the null device.
 	Stdin, Stdout, Stderr *os.File
+	// Signals is where the caller has Handled notified already; nil: Start does it.
+	Signals chan os.Signal
 	// Host starts the command below a process of its own; nil: right below this one.
 	Host Host
 }

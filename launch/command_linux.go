@@ -49,14 +49,17 @@ func Start(spec Spec) (*Command, error) {
 		pidfd:    -1,
 		host:     spec.Host,
 		terminal: openTerminal(),
-		signals:  make(chan os.Signal, 32),
+		signals:  spec.Signals,
 		ended:    make(chan os.Signal, 1),
 		changes:  make(chan unix.WaitStatus, 1),
 		stop:     make(chan struct{}),
 	}
 	// From here on no signal is lost to the default action: one that arrives
 	// before the command is there waits in the channel.
-	signal.Notify(c.signals, Handled()...)
+	if c.signals == nil {
+		c.signals = make(chan os.Signal, 32)
+		signal.Notify(c.signals, Handled()...)
+	}
 	signal.Notify(c.ended, unix.SIGCHLD)
 	if err := c.start(spec); err != nil {
 		c.release()

@@ -44,13 +44,21 @@ func Start(spec Spec) (*Command, error) {
 			file.give(file.from)
 		}
 	}
-	c := &Command{signals: make(chan os.Signal, 32)}
-	signal.Notify(c.signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
+	c := &Command{signals: spec.Signals}
+	if c.signals == nil {
+		c.signals = make(chan os.Signal, 32)
+		signal.Notify(c.signals, Handled()...)
+	}
 	if err := cmd.Start(); err != nil {
 		return nil, startError(spec.Argv[0], err)
 	}
 	c.process = cmd.Process
 	return c, nil
+}
+
+// Handled are the signals that the gateway takes while the command runs.
+func Handled() []os.Signal {
+	return []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT}
 }
 
 // PID returns the command's process id.

@@ -138,6 +138,16 @@ func Create(dir string, w Wrap) (recoveryKey Secret, err error) {
 	return recoveryKey, err
 }
 
+// Discard removes a vault that was made a moment ago and whose recovery key could
+// not be handed over. A file that holds its identity stays for the next one.
+func Discard(dir string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), lockPatience)
+	defer cancel()
+	return WithLock(ctx, filepath.Join(dir, vaultFile), func() error {
+		return errors.Join(os.Remove(filepath.Join(dir, identityFile)), os.Remove(filepath.Join(dir, vaultFile)))
+	})
+}
+
 func create(dir string, w Wrap) (Secret, error) {
 	identity, err := w.identity()
 	if err != nil {

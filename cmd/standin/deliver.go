@@ -38,6 +38,11 @@ func (l *live) deliver(secret *rules.Secret, delivered map[string]string) (strin
 	if secret.Deliver == rules.Env {
 		return string(value.Reveal()), nil
 	}
+	l.handingFiles.Lock()
+	defer l.handingFiles.Unlock()
+	if err := l.session.Live(); err != nil {
+		return "", err
+	}
 	if err := l.openDeliveries(); err != nil {
 		return "", err
 	}
@@ -90,13 +95,17 @@ func ownerOf(deliveries string) string {
 	return strings.TrimSuffix(deliveries, deliveredSuffix) + ownerSuffix
 }
 
-// withdraw removes the files that were handed out.
+// withdraw removes the files that were handed out, when the grants end.
 func (l *live) withdraw() error {
+	l.handingFiles.Lock()
+	defer l.handingFiles.Unlock()
 	if l.owner == nil {
 		return nil
 	}
-	defer l.owner.Close()
-	return removeDeliveries(l.deliveries())
+	err := removeDeliveries(l.deliveries())
+	l.owner.Close()
+	l.owner = nil
+	return err
 }
 
 func removeDeliveries(folder string) error {

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -122,6 +123,7 @@ func (p *program) envOf(cmd *cobra.Command, f *runFlags) error {
 	if p.getenv(launch.SessionVariable) != "" && f.gateway == "" {
 		f.gateway = p.getenv(launch.ControlVariable) // a part of that session, or refused
 	}
+	keepBrokenPipes()
 	shell, err := peer.Shell()
 	if err != nil {
 		return fmt.Errorf("bind session to the shell: %w", err)
@@ -140,17 +142,22 @@ func (p *program) envOf(cmd *cobra.Command, f *runFlags) error {
 	if err := r.prepare(); err != nil {
 		return err
 	}
-	s, err := r.openServed()
+	s, err := r.openServed(cmd.Context())
 	if err != nil {
 		return err
 	}
 	served := s.(*servedSession)
 	defer served.close()
-	x, _, err := r.exports(s)
-	if err != nil {
-		return err
+	x, files, err := r.exports(s)
+	if err == nil {
+		if err = x.print(p, cmd); err != nil { // nobody knows of the session
+			err = errors.Join(err, files.Remove())
+		}
 	}
-	return x.print(p, cmd)
+	if err != nil {
+		err = errors.Join(err, newControlClient(f.gateway).call("POST", "/v1/sessions/"+served.answer.Outfit.Session+"/revoke", "", new(any)))
+	}
+	return err
 }
 
 // exports dresses the shell.
@@ -194,7 +201,12 @@ func (p *program) envStarted(cmd *cobra.Command, shell peer.Process) error {
 	text, err := io.ReadAll(io.LimitReader(out, 16<<20))
 	var x exports
 	if err == nil && json.Unmarshal(text, &x) == nil && x.Session != "" {
-		return x.print(p, cmd)
+		if err := x.print(p, cmd); err != nil { // nobody knows of the session
+			_ = child.Process.Signal(syscall.SIGTERM) // it may have ended
+			_ = child.Wait()                          // what it had to say, it has said
+			return err
+		}
+		return nil
 	}
 	var exit *exec.ExitError
 	if errors.As(child.Wait(), &exit) {
@@ -223,7 +235,8 @@ func (p *program) envGateway(cmd *cobra.Command, f *runFlags, bound string) erro
 	if r.room != nil {
 		return errors.Join(errNoRoomForShells, r.room.close())
 	}
-	s, err := r.open()
+	early := takeSignals(endingSignals)
+	s, err := r.open(early.ctx)
 	if err != nil {
 		return err
 	}
@@ -248,7 +261,7 @@ func (p *program) envGateway(cmd *cobra.Command, f *runFlags, bound string) erro
 		}
 		return errors.Join(err, closed)
 	}
-	awaitEnd(ended.Done())
+	early.await(ended.Done())
 	_, err = s.end(reasonShell)
 	return errors.Join(err, files.Touch(0)) // what the shell left running is not below this process
 }

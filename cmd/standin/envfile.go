@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"slices"
@@ -22,7 +23,7 @@ func readEnvFile(path string) (*envFile, error) {
 	if path == "" {
 		return nil, nil
 	}
-	data, err := os.ReadFile(path)
+	data, err := readLimited(path, 1<<20)
 	if err != nil {
 		return nil, fmt.Errorf("read --env-file: %w", err)
 	}
@@ -65,3 +66,17 @@ func (f *envFile) environ() []string {
 
 // secretReference says which secret a value like "secret:github" names.
 func secretReference(value string) (name string, ok bool) { return strings.CutPrefix(value, "secret:") }
+
+// readLimited reads a file of the user that holds no more than most bytes.
+func readLimited(path string, most int64) ([]byte, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	data, err := io.ReadAll(io.LimitReader(file, most+1))
+	if err == nil && int64(len(data)) > most {
+		err = fmt.Errorf("%s holds more than %d MiB", path, most>>20)
+	}
+	return data, err
+}

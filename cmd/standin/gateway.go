@@ -141,10 +141,9 @@ func execSources(policy *rules.Policy) map[string]vault.ExecSource {
 // lastRequests is how long requests under way may take after the command has ended.
 const lastRequests = 2 * time.Second
 
-// drain gives the requests and tunnels under way their time, and serves no new ones.
-func (g *gateway) drain(grace time.Duration) {
-	ctx, cancel := context.WithTimeout(context.Background(), grace)
-	defer cancel()
+// drain gives the requests and tunnels under way time until the context ends, and
+// serves no new ones.
+func (g *gateway) drain(ctx context.Context) {
 	err := g.proxy.Close(ctx)
 	for err == nil && g.proxy.Tunnels() > 0 && ctx.Err() == nil {
 		pause()
@@ -180,9 +179,10 @@ type live struct {
 	authority    *ca.Authority
 	token        string
 	process      atomic.Pointer[audit.Process] // the command, once it runs
-	owner        *os.File                      // locked while values lie in files, or nil
-	watched      chan struct{}                 // closed when the end of the grants is on record
-	resolver     *vault.Resolver               // of the edition that it was opened under
+	handingFiles sync.Mutex
+	owner        *os.File        // locked while values lie in files, or nil
+	watched      chan struct{}   // closed when the end of the grants is on record
+	resolver     *vault.Resolver // of the edition that it was opened under
 
 	handing sync.Mutex
 	handed  map[string]*granted // what the command gets itself
@@ -250,6 +250,9 @@ func (l *live) watch() {
 	<-l.session.Ended()
 	grant.Fault("watch", l.session.Profile.Name)
 	l.client.Cut()
+	if err := l.withdraw(); err != nil {
+		l.g.log.Warn("delivered files are left", slog.Any("cause", err))
+	}
 	rec := l.record("revoke")
 	rec.Reason = l.session.Reason()
 	if err := l.g.record.Note(rec); err != nil {
@@ -300,7 +303,7 @@ func (p *program) upstreams(caFlag, proxyFlag string) (upstreamConfig, error) {
 		}
 	}
 	if caFlag != "" {
-		pem, err := os.ReadFile(caFlag)
+		pem, err := readLimited(caFlag, 16<<20)
 		if err != nil {
 			return cfg, fmt.Errorf("read --upstream-ca: %w", err)
 		}

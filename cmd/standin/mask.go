@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"os"
-	"os/signal"
 	"sync"
 	"time"
 
@@ -19,7 +18,6 @@ type masks struct {
 	theirs  []*os.File // the command's ends
 	ours    []*os.File
 	copying sync.WaitGroup
-	broken  chan os.Signal
 }
 
 // masks puts pipes in place of the command's outputs that are no terminals, if it
@@ -32,9 +30,7 @@ func (r *running) masks(o *outfit, spec *launch.Spec) (*masks, error) {
 	for placeholder, value := range o.Delivered {
 		values = append(values, scrub.Value{Text: value, Placeholder: placeholder})
 	}
-	m := &masks{broken: make(chan os.Signal, 1)}
-	// A reader that has gone must end the command, not this process.
-	signal.Notify(m.broken, brokenPipe...)
+	m := &masks{}
 	scrubber := scrub.New(values)
 	for _, file := range []**os.File{&spec.Stdout, &spec.Stderr} {
 		to := *file
@@ -79,7 +75,6 @@ func (m *masks) close() {
 		_ = file.SetReadDeadline(time.Now().Add(lastOutput)) // fails where it was closed, at its end
 	}
 	m.copying.Wait()
-	signal.Stop(m.broken)
 }
 
 // maskPatience is how long the beginning of what could be a value is held back: a

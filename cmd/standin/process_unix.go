@@ -5,7 +5,6 @@ package main
 import (
 	"errors"
 	"os"
-	"os/signal"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -28,17 +27,6 @@ func leaveTerminal() error {
 		}
 	}
 	return os.Chdir("/")
-}
-
-// awaitEnd waits until ended is closed, or a signal is to end this process. Those
-// that follow do nothing: what is left to be done is done.
-func awaitEnd(ended <-chan struct{}) {
-	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
-	select {
-	case <-ended:
-	case <-signals:
-	}
 }
 
 // brokenPipe is the signal of a reader that has gone.

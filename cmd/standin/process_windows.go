@@ -12,8 +12,6 @@ import (
 // leaveTerminal is not needed where no session is bound to a shell.
 func leaveTerminal() error { return peer.ErrUnsupported }
 
-func awaitEnd(ended <-chan struct{}) { <-ended }
-
 // brokenPipe is no signal here.
 var brokenPipe = []os.Signal{os.Interrupt}
 

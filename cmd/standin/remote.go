@@ -37,6 +37,9 @@ func (p *program) givenToken(file string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("read token: %w", err)
 	}
+	if len(text) == 0 {
+		return "", &hinted{fmt.Errorf("read token %q: the file is empty", file), "standin session token, at the gateway's home, makes one"}
+	}
 	return string(text), nil
 }
 
@@ -167,7 +170,7 @@ type servedSession struct {
 }
 
 // openServed opens the session at the gateway that --gateway names.
-func (r *running) openServed() (session, error) {
+func (r *running) openServed(ctx context.Context) (session, error) {
 	var err error
 	if r.extra, err = readEnvFile(r.f.envFile); err != nil {
 		return nil, err
@@ -180,6 +183,8 @@ func (r *running) openServed() (session, error) {
 	if r.policy != nil {
 		request.RulesHash = r.policy.Hash
 	}
+	stop := context.AfterFunc(ctx, func() { c.Close() }) // the gateway may wait for a source
+	defer stop()
 	s := &servedSession{p: r.p, at: r.f.gateway, conn: c}
 	if s.answer, err = ask(c, request); err != nil {
 		c.Close()

@@ -152,11 +152,8 @@ func (r *running) prepare() error {
 		return err
 	}
 	if r.f.receipt != "" {
-		if info, err := os.Stat(r.f.receipt); err == nil && info.IsDir() {
-			return &hinted{fmt.Errorf("write receipt %q: it is a folder", r.f.receipt), "name a file in it: --receipt " + shellWord(filepath.Join(r.f.receipt, "receipt.json"))}
-		}
-		if info, err := os.Stat(filepath.Dir(r.f.receipt)); err != nil || !info.IsDir() {
-			return fmt.Errorf("write receipt %q: there is no such folder", r.f.receipt)
+		if r.f.receipt, err = placeForReceipt(r.f.receipt); err != nil {
+			return err
 		}
 	}
 	if r.f.gateway != "" {
@@ -249,13 +246,17 @@ func (r *running) serve() (int, error) {
 	if r.f.gateway != "" {
 		open = r.openServed
 	}
-	s, err := open()
+	early := takeSignals(launch.Handled())
+	s, err := open(early.ctx)
+	if code := early.code(); err != nil && code != 0 {
+		return code, nil
+	}
 	if err != nil {
 		return 0, err
 	}
-	code, err := r.command(s)
+	code, err := r.command(s, early)
 	reason := "command ended"
-	if err != nil {
+	if r.files == nil {
 		reason = "command did not start"
 	}
 	receipt, ended := s.end(reason)
@@ -284,7 +285,7 @@ func exitCode(code int, err error) int {
 }
 
 // command starts the command in its environment and waits for it.
-func (r *running) command(s session) (code int, err error) {
+func (r *running) command(s session, early *early) (code int, err error) {
 	o, err := s.outfit(r.p.env, r.extra.environ())
 	if err != nil {
 		return 0, err
@@ -304,6 +305,10 @@ func (r *running) command(s session) (code int, err error) {
 			return 0, err
 		}
 		spec.Host = r.room
+	}
+	spec.Signals = early.handOver()
+	if code := early.code(); code != 0 {
+		return code, nil
 	}
 	masks, err := r.masks(o, &spec)
 	if err != nil {
@@ -325,15 +330,18 @@ func (r *running) command(s session) (code int, err error) {
 // startError gives a command that cannot start its exit code.
 func startError(err error) error {
 	var start *launch.StartError
-	if errors.As(err, &start) {
+	switch {
+	case exhausted(err):
+		return &hinted{err, "ulimit -n 1024, before it"}
+	case errors.As(err, &start):
 		return exitError(start.Code, err)
 	}
 	return err
 }
 
-// open opens the session at a gateway that this process is itself.
-func (r *running) open() (session, error) {
-	ctx := context.Background()
+// open opens the session at a gateway that this process is itself. The context
+// ends the opening only.
+func (r *running) open(ctx context.Context) (session, error) {
 	upstream, err := r.p.upstreams(r.f.upstreamCA, r.f.upstreamProxy)
 	if err != nil {
 		return nil, err
@@ -342,6 +350,8 @@ func (r *running) open() (session, error) {
 	if err != nil {
 		return nil, err
 	}
+	stop := context.AfterFunc(ctx, g.closeSources) // one may run for long
+	defer stop()
 	h, err := g.host(ctx, sessionConfig{edition: g.edition(), profile: r.profile, isolation: r.profile.Isolation, command: filepath.Base(r.argv[0]), room: r.room})
 	if err != nil {
 		return nil, errors.Join(err, g.close())
@@ -354,8 +364,9 @@ func (r *running) open() (session, error) {
 		return nil, errors.Join(err, h.end("no control socket"), g.close())
 	}
 	s.control.add(h)
-	ctx, s.cancel = context.WithCancel(g.life)
-	s.following.Go(func() { r.follow(ctx, h) })
+	life, cancel := context.WithCancel(g.life)
+	s.cancel = cancel
+	s.following.Go(func() { r.follow(life, h) })
 	return s, nil
 }
 

@@ -10,7 +10,9 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -95,7 +97,7 @@ func (p *program) serve(cmd *cobra.Command, f *serveFlags) error {
 	pace()
 	s := &serving{p: p, cmd: cmd, f: f, signals: make(chan os.Signal, 16)}
 	signal.Notify(s.signals, serveSignals()...)
-	defer signal.Stop(s.signals)
+	keepBrokenPipes()
 	if err := s.start(); err != nil {
 		return err
 	}
@@ -156,7 +158,10 @@ func (s *serving) start() (err error) {
 	}
 	s.g.prune()
 	s.openDoors()
-	return s.announce()
+	if err := s.announce(); err != nil {
+		return errors.Join(err, s.end())
+	}
+	return nil
 }
 
 // predecessor says that the gateway whose socket is in the way is ending, if it is.
@@ -220,13 +225,25 @@ func (s *serving) end() error {
 		err = nil
 	}
 	s.desk.doors.Close()
-	s.g.drain(s.f.grace)
+	grace, cut := context.WithTimeout(context.Background(), s.f.grace)
+	defer cut()
+	go s.hurry(cut)
+	s.g.drain(grace)
 	for _, h := range s.desk.all() {
 		err = errors.Join(err, h.cutOff())
 	}
 	s.desk.opener.close()
 	s.served.Wait()
 	return errors.Join(err, s.desk.close(), s.g.close())
+}
+
+// hurry cuts the time that is left short when the gateway is told to end once more.
+func (s *serving) hurry(cut func()) {
+	for got := range s.signals {
+		if got != syscall.SIGHUP && slices.Contains(endingSignals, got) {
+			cut()
+		}
+	}
 }
 
 // servingSocket is the socket of this home's serving gateway, if one answers.

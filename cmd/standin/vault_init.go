@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -54,6 +55,10 @@ func (o *vaultInit) run(p *program, cmd *cobra.Command) error {
 		}
 		return err
 	}
+	if o.recoveryOut == "" && goesNowhere(p.out) {
+		return &hinted{errors.New("make vault: its recovery key is shown once, and the output goes nowhere"), "write it to a file: --recovery-key-out FILE"}
+	}
+	keepBrokenPipes()
 	wrap, err := o.wrap(p, cmd)
 	if err != nil {
 		return err
@@ -89,7 +94,23 @@ func (o *vaultInit) run(p *program, cmd *cobra.Command) error {
 		fmt.Fprintf(p.out, "%s\n", key.Reveal()) // the last chance to keep it
 		return fmt.Errorf("write recovery key %q (it is printed instead): %w", o.recoveryOut, err)
 	}
-	return o.tell(p, h, wrap, key)
+	err = o.tell(p, h, wrap, key)
+	if err != nil && out == nil {
+		return &hinted{errors.Join(fmt.Errorf("show the recovery key: %w", err), vault.Discard(h.Vault())), "nothing was made; write the key to a file: --recovery-key-out FILE"}
+	}
+	return err
+}
+
+// goesNowhere says whether what is written there is lost: to the null device, which
+// also takes the place of an output that was closed.
+func goesNowhere(out io.Writer) bool {
+	file, ok := out.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := file.Stat()
+	null, nullErr := os.Stat(os.DevNull)
+	return err == nil && nullErr == nil && os.SameFile(info, null)
 }
 
 func (o *vaultInit) wrap(p *program, cmd *cobra.Command) (vault.Wrap, error) {
@@ -162,12 +183,10 @@ func (o *vaultInit) tell(p *program, h home, wrap vault.Wrap, key vault.Secret) 
 	if o.asJSON {
 		return printJSON(p.out, made)
 	}
-	fmt.Fprintf(p.out, "made %s; its identity is %s\n", harmless(made.Vault), harmless(kept))
+	recovery := fmt.Sprintf("\nThe recovery key of the audit log, shown this once. Keep it elsewhere:\n\n  %s\n\n", made.RecoveryKey)
 	if o.recoveryOut != "" {
-		fmt.Fprintf(p.out, "wrote the recovery key of the audit log to %s: move it to another place\n", harmless(o.recoveryOut))
-	} else {
-		fmt.Fprintf(p.out, "\nThe recovery key of the audit log, shown this once. Keep it elsewhere:\n\n  %s\n\n", made.RecoveryKey)
+		recovery = fmt.Sprintf("wrote the recovery key of the audit log to %s: move it to another place\n", harmless(o.recoveryOut))
 	}
-	_, err := fmt.Fprintln(p.out, "next: standin vault set NAME, or standin vault import FILE")
+	_, err := fmt.Fprintf(p.out, "made %s; its identity is %s\n%snext: standin vault set NAME, or standin vault import FILE\n", harmless(made.Vault), harmless(kept), recovery)
 	return err
 }
