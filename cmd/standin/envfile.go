@@ -76,7 +76,7 @@ func readLimited(path string, most int64) ([]byte, error) {
 	defer file.Close()
 	data, err := io.ReadAll(io.LimitReader(file, most+1))
 	if err == nil && int64(len(data)) > most {
-		err = fmt.Errorf("%s holds more than %d MiB", path, most>>20)
+		err = &hinted{fmt.Errorf("%s holds more than %d MiB", path, most>>20), "name a file that is no longer than that"}
 	}
 	return data, err
 }

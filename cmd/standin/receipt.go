@@ -48,7 +48,7 @@ func placeForReceipt(path string) (string, error) {
 	}
 	dir := filepath.Dir(path)
 	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
-		return "", fmt.Errorf("write receipt %q: there is no such folder", path)
+		return "", &hinted{fmt.Errorf("write receipt %q: there is no such folder", path), "mkdir -p " + shellWord(dir)}
 	}
 	try, err := os.CreateTemp(dir, ".receipt-*")
 	if err != nil {
