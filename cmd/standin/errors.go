@@ -228,3 +228,15 @@ func runHint(err error) string {
 	}
 	return ""
 }
+
+// startError gives a command that cannot start its exit code.
+func startError(err error) error {
+	var start *launch.StartError
+	switch {
+	case exhausted(err):
+		return &hinted{err, "ulimit -n 1024, before it"}
+	case errors.As(err, &start):
+		return exitError(start.Code, err)
+	}
+	return err
+}

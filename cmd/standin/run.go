@@ -327,18 +327,6 @@ func (r *running) command(s session, early *early) (code int, err error) {
 	return code, errors.Join(told, err)
 }
 
-// startError gives a command that cannot start its exit code.
-func startError(err error) error {
-	var start *launch.StartError
-	switch {
-	case exhausted(err):
-		return &hinted{err, "ulimit -n 1024, before it"}
-	case errors.As(err, &start):
-		return exitError(start.Code, err)
-	}
-	return err
-}
-
 // open opens the session at a gateway that this process is itself. The context
 // ends the opening only.
 func (r *running) open(ctx context.Context) (session, error) {
