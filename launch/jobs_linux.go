@@ -18,8 +18,9 @@ import (
 // Handled are the signals that the gateway takes while the command runs: all
 // that can be caught and mean something to a program. Left out are faults,
 // ABRT (which must end the gateway, with a trace and no core), PIPE, CHLD, and
-// URG and PROF, by which Go's runtime talks to itself. One that is ignored
-// already (nohup) stays so, for the command too.
+// URG and PROF, by which Go's runtime talks to itself. HUP and INT that are ignored
+// already (nohup) stay so, for the command too; Go's runtime takes all others back
+// before anybody can see it.
 func Handled() []os.Signal {
 	numbers := []syscall.Signal{
 		unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM,
