@@ -100,7 +100,7 @@ func TestEnvGatewayEndsInOrder(t *testing.T) {
 	c.Rules.Profile("tree: {secrets: [github]}")
 	c.Rules.Write()
 	cmd := exec.Command("sh", "-c", `eval "$(`+ground.program+` env --home `+c.Home+` --profile tree --rules `+c.Rules.Path+`)"; `+curlTo+`/before
-		gateway=$(cd /proc && grep -alsz -- '[-]-bound' $(grep -alsz -- '`+c.Home+`$' [0-9]*/cmdline)) && gateway=${gateway%/*} && while kill -TERM $gateway; do :; done 2>/dev/null; echo ended`)
+		gateway=$(cd /proc && grep -alsz -- '[-]-bound' $(grep -alsz -- '`+c.Home+`$' [0-9]*/cmdline)) && gateway=${gateway%/*} && while kill -HUP $gateway && kill -QUIT $gateway && kill -TERM $gateway; do :; done 2>/dev/null; echo ended`)
 	cmd.Env, cmd.Dir, cmd.Stdin = plainEnvironment(c.Temp), c.Dir, strings.NewReader("")
 	r := c.Finish(cmd)
 	c.Exit(r, 0)
