@@ -1,9 +1,9 @@
 package launch
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"crypto/x509"
-	"encoding/base64"
 	"encoding/hex"
 	"encoding/pem"
 	"errors"
@@ -156,22 +156,16 @@ func unique(lists ...[][]byte) (kept [][]byte) {
 	return kept
 }
 
-// encode writes PEM, without the encoder that package pem makes for each block.
 func encode(ders [][]byte) []byte {
-	const line = 48 // bytes, which make 64 characters
 	size := 0
 	for _, der := range ders {
 		size += len(der)*3/2 + 64 // a little more than it takes
 	}
-	out := make([]byte, 0, size)
+	out := bytes.NewBuffer(make([]byte, 0, size))
 	for _, der := range ders {
-		out = append(out, "-----BEGIN CERTIFICATE-----\n"...)
-		for part := range slices.Chunk(der, line) {
-			out = append(base64.StdEncoding.AppendEncode(out, part), '\n')
-		}
-		out = append(out, "-----END CERTIFICATE-----\n"...)
+		_ = pem.Encode(out, &pem.Block{Type: "CERTIFICATE", Bytes: der}) // a buffer takes all
 	}
-	return out
+	return out.Bytes()
 }
 
 // truststore makes a store without a password: Java reads it with or without

@@ -94,9 +94,6 @@ func readAll(f *os.File, path string) ([]byte, error) {
 func checkPrivate(path string, info fs.FileInfo) error {
 	switch {
 	case info.Mode()&fs.ModeSymlink != 0:
-		if strings.HasPrefix(path, "/dev/") || strings.HasPrefix(path, "/proc/") { // nothing is to take its place
-			return &ModeError{path, "is a symbolic link", "readlink -f " + quote(path) + ", and name that file"}
-		}
 		return &ModeError{path, "is a symbolic link", `mv "$(readlink -f ` + quote(path) + `)" ` + quote(path)}
 	case !info.Mode().IsRegular():
 		return &ModeError{path, "is not a regular file", "mv " + quote(path) + " " + quote(path+".old")}

@@ -120,7 +120,7 @@ func (p *program) auditVerify(cmd *cobra.Command, v *auditVerify) error {
 
 func (p *program) auditOptions(cmd *cobra.Command, h home, v *auditVerify) (o audit.VerifyOptions, err error) {
 	if v.recovery != "" {
-		text, err := readSmall(v.recovery)
+		text, err := readLimited(v.recovery, maxKeyFile)
 		if err != nil {
 			return o, fmt.Errorf("read recovery key: %w", err)
 		}
@@ -140,7 +140,7 @@ func (p *program) auditOptions(cmd *cobra.Command, h home, v *auditVerify) (o au
 		}
 	}
 	for _, path := range v.receipts {
-		text, err := readSmall(path)
+		text, err := readLimited(path, maxKeyFile)
 		if err != nil {
 			return o, fmt.Errorf("read receipt: %w", err)
 		}
@@ -271,15 +271,16 @@ func (p *program) openInput(path string) (io.ReadCloser, error) {
 	return os.Open(path)
 }
 
-func readSmall(path string) ([]byte, error) {
+// readLimited reads a file of the user that holds no more than most bytes.
+func readLimited(path string, most int) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxKeyFile+1))
-	if err == nil && len(text) > maxKeyFile {
-		err = fmt.Errorf("%q is longer than %d bytes", path, maxKeyFile)
+	text, err := io.ReadAll(io.LimitReader(f, int64(most)+1))
+	if err == nil && len(text) > most {
+		err = &hinted{fmt.Errorf("%q is longer than %d bytes", path, most), "name a file that is no longer than that"}
 	}
 	return text, err
 }

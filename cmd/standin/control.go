@@ -316,6 +316,11 @@ func newControlClient(path string) *controlClient {
 	}}}
 }
 
+// revoke ends the grants of a session.
+func (c *controlClient) revoke(id string) error {
+	return c.call("POST", "/v1/sessions/"+id+"/revoke", "", new(any))
+}
+
 // call sends a request and decodes the answer into v.
 func (c *controlClient) call(method, path string, body string, v any) error {
 	return c.ask(context.Background(), method, path, body, v)

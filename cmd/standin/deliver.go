@@ -102,10 +102,8 @@ func (l *live) withdraw() error {
 	if l.owner == nil {
 		return nil
 	}
-	err := removeDeliveries(l.deliveries())
-	l.owner.Close()
-	l.owner = nil
-	return err
+	defer l.owner.Close()
+	return removeDeliveries(l.deliveries())
 }
 
 func removeDeliveries(folder string) error {

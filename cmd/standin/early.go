@@ -51,10 +51,6 @@ func (e *early) watch() {
 	}
 }
 
-// keepBrokenPipes makes a reader that has gone an error of the write, and not the
-// end of this process.
-func keepBrokenPipes() { signal.Notify(make(chan os.Signal, 1), brokenPipe...) }
-
 // await waits until ended is closed, or a signal asks this process to end.
 func (e *early) await(ended <-chan struct{}) {
 	select {

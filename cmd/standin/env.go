@@ -150,14 +150,12 @@ func (p *program) envOf(cmd *cobra.Command, f *runFlags) error {
 	defer served.close()
 	x, files, err := r.exports(s)
 	if err == nil {
-		if err = x.print(p, cmd); err != nil { // nobody knows of the session
-			err = errors.Join(err, files.Remove())
+		if err = x.print(p, cmd); err == nil {
+			return nil
 		}
+		err = errors.Join(err, files.Remove())
 	}
-	if err != nil {
-		err = errors.Join(err, newControlClient(f.gateway).call("POST", "/v1/sessions/"+served.answer.Outfit.Session+"/revoke", "", new(any)))
-	}
-	return err
+	return errors.Join(err, newControlClient(f.gateway).revoke(served.answer.Outfit.Session)) // nobody knows of it
 }
 
 // exports dresses the shell.

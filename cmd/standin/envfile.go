@@ -3,9 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 
@@ -23,7 +21,7 @@ func readEnvFile(path string) (*envFile, error) {
 	if path == "" {
 		return nil, nil
 	}
-	data, err := readLimited(path, 1<<20)
+	data, err := readLimited(path, maxDotenv)
 	if err != nil {
 		return nil, fmt.Errorf("read --env-file: %w", err)
 	}
@@ -66,17 +64,3 @@ func (f *envFile) environ() []string {
 
 // secretReference says which secret a value like "secret:github" names.
 func secretReference(value string) (name string, ok bool) { return strings.CutPrefix(value, "secret:") }
-
-// readLimited reads a file of the user that holds no more than most bytes.
-func readLimited(path string, most int64) ([]byte, error) {
-	file, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer file.Close()
-	data, err := io.ReadAll(io.LimitReader(file, most+1))
-	if err == nil && int64(len(data)) > most {
-		err = &hinted{fmt.Errorf("%s holds more than %d MiB", path, most>>20), "name a file that is no longer than that"}
-	}
-	return data, err
-}

@@ -181,6 +181,7 @@ type live struct {
 	process      atomic.Pointer[audit.Process] // the command, once it runs
 	handingFiles sync.Mutex
 	owner        *os.File        // locked while values lie in files, or nil
+	left         error           // why delivered files are left, once watched is closed
 	watched      chan struct{}   // closed when the end of the grants is on record
 	resolver     *vault.Resolver // of the edition that it was opened under
 
@@ -246,13 +247,11 @@ func (g *gateway) open(ctx context.Context, cfg sessionConfig) (*live, error) {
 func (l *live) watch() {
 	defer close(l.watched)
 	defer l.g.contain("watch")
+	defer func() { l.left = l.withdraw() }()
 	defer l.client.Cut() // whatever happens here
 	<-l.session.Ended()
 	grant.Fault("watch", l.session.Profile.Name)
 	l.client.Cut()
-	if err := l.withdraw(); err != nil {
-		l.g.log.Warn("delivered files are left", slog.Any("cause", err))
-	}
 	rec := l.record("revoke")
 	rec.Reason = l.session.Reason()
 	if err := l.g.record.Note(rec); err != nil {
@@ -266,10 +265,9 @@ func (l *live) end(reason string, began time.Time) error {
 	<-l.watched
 	defer l.g.living.Add(-1)
 	l.authority.Close()
-	gone := l.withdraw()
 	rec := l.record("close")
 	rec.Reason, rec.Duration = reason, time.Since(began)
-	return errors.Join(gone, l.g.record.Append(context.Background(), rec))
+	return errors.Join(l.left, l.g.record.Append(context.Background(), rec))
 }
 
 func (l *live) record(kind string) *audit.Record {

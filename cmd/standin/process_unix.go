@@ -5,6 +5,7 @@ package main
 import (
 	"errors"
 	"os"
+	"os/signal"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -29,8 +30,9 @@ func leaveTerminal() error {
 	return os.Chdir("/")
 }
 
-// brokenPipe is the signal of a reader that has gone.
-var brokenPipe = []os.Signal{syscall.SIGPIPE}
+// keepBrokenPipes makes a reader that has gone an error of the write, and not the
+// end of this process.
+func keepBrokenPipes() { signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) }
 
 // maxConnections leaves descriptors for upstreams, files and the control socket,
 // however few there are.

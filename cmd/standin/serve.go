@@ -10,9 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"slices"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -208,12 +206,17 @@ func (s *serving) socket() string { return filepath.Join(socketDir(s.home), serv
 
 // run waits for signals, and ends in order.
 func (s *serving) run() error {
+	s.awaitEnd()
+	return s.end()
+}
+
+// awaitEnd handles signals until one tells the gateway to end.
+func (s *serving) awaitEnd() {
 	for got := range s.signals {
 		if !s.handle(got) {
-			break
+			return
 		}
 	}
-	return s.end()
 }
 
 // end lets no new session in, gives requests under way their time, and then cuts
@@ -227,7 +230,10 @@ func (s *serving) end() error {
 	s.desk.doors.Close()
 	grace, cut := context.WithTimeout(context.Background(), s.f.grace)
 	defer cut()
-	go s.hurry(cut)
+	go func() { // told once more, it waits no longer
+		s.awaitEnd()
+		cut()
+	}()
 	s.g.drain(grace)
 	for _, h := range s.desk.all() {
 		err = errors.Join(err, h.cutOff())
@@ -235,15 +241,6 @@ func (s *serving) end() error {
 	s.desk.opener.close()
 	s.served.Wait()
 	return errors.Join(err, s.desk.close(), s.g.close())
-}
-
-// hurry cuts the time that is left short when the gateway is told to end once more.
-func (s *serving) hurry(cut func()) {
-	for got := range s.signals {
-		if got != syscall.SIGHUP && slices.Contains(endingSignals, got) {
-			cut()
-		}
-	}
 }
 
 // servingSocket is the socket of this home's serving gateway, if one answers.

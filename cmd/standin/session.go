@@ -138,8 +138,7 @@ func (p *program) sessionRevoke(cmd *cobra.Command, id string) error {
 	if err != nil {
 		return err
 	}
-	var ended any
-	if err := s.gateway.call("POST", "/v1/sessions/"+id+"/revoke", "", &ended); err != nil {
+	if err := s.gateway.revoke(id); err != nil {
 		return err
 	}
 	_, err = fmt.Fprintf(p.out, "revoked %s\n", id)

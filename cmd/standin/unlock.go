@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -88,6 +89,9 @@ func readPassphrase(path string) ([]byte, error) {
 	}
 	var text []byte
 	if info.Mode().IsRegular() {
+		if file, err := filepath.EvalSymlinks(path); err == nil && isLink(path) {
+			return nil, &hinted{fmt.Errorf("read passphrase file %q: it is a symbolic link", path), "name the file itself: " + shellWord(file)}
+		}
 		text, err = vault.ReadPrivate(path)
 	} else {
 		text, err = readPipe(path)
@@ -99,6 +103,12 @@ func readPassphrase(path string) ([]byte, error) {
 		return nil, fmt.Errorf("read passphrase file %q: longer than %d bytes", path, maxPassphrase)
 	}
 	return bytes.TrimSuffix(bytes.TrimSuffix(text, []byte("\n")), []byte("\r")), nil
+}
+
+// isLink says whether a path is one, as /dev/stdin is, whatever is behind it.
+func isLink(path string) bool {
+	info, err := os.Lstat(path)
+	return err == nil && info.Mode()&os.ModeSymlink != 0
 }
 
 func readPipe(path string) ([]byte, error) {

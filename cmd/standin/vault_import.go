@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -14,7 +13,7 @@ import (
 	"standin/vault"
 )
 
-// maxDotenv is the largest file that is imported.
+// maxDotenv bounds dotenv files, in bytes.
 const maxDotenv = 1 << 20
 
 type vaultImport struct {
@@ -86,18 +85,10 @@ func (o *vaultImport) run(p *program, store *vault.Store) error {
 }
 
 func readDotenv(path string) ([]vault.Pair, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, fmt.Errorf("import %q: %w", path, errors.Unwrap(err))
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxDotenv+1))
+	data, err := readLimited(path, maxDotenv)
 	defer clear(data)
 	if err != nil {
-		return nil, fmt.Errorf("import %q: %w", path, errors.Unwrap(err))
-	}
-	if len(data) > maxDotenv {
-		return nil, fmt.Errorf("import %q: it is larger than 1 MiB", path)
+		return nil, fmt.Errorf("import: %w", err)
 	}
 	pairs, err := vault.ParseDotenv(data)
 	if err != nil {

@@ -55,9 +55,6 @@ func (o *vaultInit) run(p *program, cmd *cobra.Command) error {
 		}
 		return err
 	}
-	if o.recoveryOut == "" && goesNowhere(p.out) {
-		return &hinted{errors.New("make vault: its recovery key is shown once, and the output goes nowhere"), "write it to a file: --recovery-key-out FILE"}
-	}
 	keepBrokenPipes()
 	wrap, err := o.wrap(p, cmd)
 	if err != nil {
@@ -180,13 +177,17 @@ func (o *vaultInit) tell(p *program, h home, wrap vault.Wrap, key vault.Secret) 
 	if o.recoveryOut == "" {
 		made.RecoveryKey = string(key.Reveal())
 	}
+	to := p.out
+	if o.recoveryOut == "" && goesNowhere(to) {
+		to = p.err // what is shown once is shown where it may be seen
+	}
 	if o.asJSON {
-		return printJSON(p.out, made)
+		return printJSON(to, made)
 	}
 	recovery := fmt.Sprintf("\nThe recovery key of the audit log, shown this once. Keep it elsewhere:\n\n  %s\n\n", made.RecoveryKey)
 	if o.recoveryOut != "" {
 		recovery = fmt.Sprintf("wrote the recovery key of the audit log to %s: move it to another place\n", harmless(o.recoveryOut))
 	}
-	_, err := fmt.Fprintf(p.out, "made %s; its identity is %s\n%snext: standin vault set NAME, or standin vault import FILE\n", harmless(made.Vault), harmless(kept), recovery)
+	_, err := fmt.Fprintf(to, "made %s; its identity is %s\n%snext: standin vault set NAME, or standin vault import FILE\n", harmless(made.Vault), harmless(kept), recovery)
 	return err
 }
