@@ -271,7 +271,8 @@ func (p *program) openInput(path string) (io.ReadCloser, error) {
 	return os.Open(path)
 }
 
-// readLimited reads a file of the user that holds no more than most bytes.
+// readLimited reads a file of the user that holds no more than most bytes. Errors
+// are *fs.PathError.
 func readLimited(path string, most int) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -280,7 +281,7 @@ func readLimited(path string, most int) ([]byte, error) {
 	defer f.Close()
 	text, err := io.ReadAll(io.LimitReader(f, int64(most)+1))
 	if err == nil && len(text) > most {
-		err = &hinted{fmt.Errorf("%q is longer than %d bytes", path, most), "name a file that is no longer than that"}
+		err = &fs.PathError{Op: "read", Path: path, Err: &hinted{fmt.Errorf("it is longer than %d bytes", most), "name a file that is no longer than that"}}
 	}
 	return text, err
 }

@@ -88,7 +88,7 @@ func readDotenv(path string) ([]vault.Pair, error) {
 	data, err := readLimited(path, maxDotenv)
 	defer clear(data)
 	if err != nil {
-		return nil, fmt.Errorf("import: %w", err)
+		return nil, fmt.Errorf("import %q: %w", path, errors.Unwrap(err))
 	}
 	pairs, err := vault.ParseDotenv(data)
 	if err != nil {
